@@ -1,0 +1,1 @@
+"""Quality, latency and the report."""

@@ -1,0 +1,161 @@
+"""The quality half of the report: every model ranked over the full catalogue on the test part, compared and cut up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from distill.data.dataset import Dataset
+from distill.ranking.cases import Cases
+from distill.ranking.evaluator import Evaluation, evaluate
+from distill.ranking.segments import describe_tails, three_by_three, user_thirds
+from distill.ranking.significance import paired
+
+METRICS = (
+    "ndcg@10",
+    "recall@10",
+    "tail_ndcg@10",
+    "tail_recall@10",
+    "coverage@10",
+    "tail_coverage@10",
+    "gini@10",
+)
+K = 10
+COMPARED = ("ndcg@10", "recall@10", "tail_ndcg@10", "tail_recall@10")
+EXPOSURE_POINTS = 100
+
+
+@dataclass
+class Contender:
+    """One row of the table.
+
+    Attributes:
+        name: As in report.json.
+        role: teacher, student, control, baseline or export.
+        ranked: Its lists on the test cases, int32 (U, 10).
+        seed: Seed of its training; None where nothing is random.
+        parameters, bytes: Its size; None where it has no meaning.
+        answer: Number of a test case to its top 10, for timing; None where it isn't timed.
+        notes: More keys for report.json, such as tuned settings.
+    """
+
+    name: str
+    role: str
+    ranked: np.ndarray
+    seed: int | None = None
+    parameters: int | None = None
+    bytes: int | None = None
+    answer: Callable[[int], Any] | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def describe(contender: Contender, evaluation: Evaluation, cases: Cases, resamples: int, seed: int) -> dict[str, Any]:
+    """A model's entry in report.json, without its latency."""
+    intervals = evaluation.intervals(resamples, seed)
+    segments = [
+        {"item": item, "user": user, "ndcg@10": cell["ndcg"], **{k: cell[k] for k in ("low", "high", "users")}}
+        for item, row in three_by_three(contender.ranked, cases, K, resamples, seed).items()
+        for user, cell in row.items()
+    ]
+    return {
+        "name": contender.name,
+        "role": contender.role,
+        "seed": contender.seed,
+        "metrics": evaluation.values,
+        "intervals": {name: list(bounds) for name, bounds in intervals.items()},
+        "parameters": contender.parameters,
+        "bytes": contender.bytes,
+        "latency_ms": None,
+        "segments": segments,
+        **contender.notes,
+    }
+
+
+def distillation(teacher: Evaluation, student: Evaluation, control: Evaluation, seed: int) -> dict[str, Any]:
+    """What distillation brought, by metric.
+
+    retention = D / T; gain = (D - S) / S with its interval and p value (paired over users); gap closed = (D - S) / (T - S),
+    left out where the teacher isn't above the control beyond chance.
+    """
+    result = {}
+    for name in COMPARED:
+        t, d, s = teacher.values[name], student.values[name], control.values[name]
+        gain = paired(student.per_user[name], control.per_user[name], seed=seed)
+        gap = paired(teacher.per_user[name], control.per_user[name], seed=seed)
+        certain = gap.p_value <= 0.05 and gap.difference > 0
+        result[name] = {
+            "retention": d / t if t else None,
+            "gain": gain.difference / s if s else None,
+            "gain_interval": [gain.low / s, gain.high / s] if s else None,
+            "p_value": gain.p_value,
+            "gap_closed": gain.difference / gap.difference if certain else None,
+        }
+    return result
+
+
+def exposure(ranked: np.ndarray, popularity: np.ndarray) -> list[float]:
+    """Cumulative share of all recommendations that goes to the most popular x % of items, at 100 values of x."""
+    counts = np.bincount(ranked[ranked >= 0], minlength=len(popularity))[np.argsort(-popularity, kind="stable")]
+    share = np.cumsum(counts) / max(1, counts.sum())
+    places = np.linspace(0, len(share) - 1, EXPOSURE_POINTS).round().astype(int)
+    return [round(float(share[p]), 5) for p in places]
+
+
+def examples(
+    lists: Mapping[str, np.ndarray], cases: Cases, dataset: Dataset, seed: int, count: int = 5
+) -> list[dict[str, Any]]:
+    """Users of different activity with their history, the lists of some models side by side, and what they chose.
+
+    Args:
+        lists: Ranked lists by model, (U, 10) each.
+        cases: The test cases.
+        dataset: For titles and ids.
+        seed: Decides who is shown.
+        count: Users shown, spread over the activity thirds.
+    """
+    thirds = user_thirds(cases.activity)
+    rng = np.random.default_rng(seed)
+    shown = []
+    for number in range(count):
+        third = number * 3 // count
+        rows = np.flatnonzero(thirds == third)
+        if not len(rows):
+            continue
+        row = int(rng.choice(rows))
+        titles = {
+            name: [dataset.titles[i] for i in ranked[row][:5] if i >= 0] for name, ranked in lists.items()
+        }
+        shown.append(
+            {
+                "user": str(dataset.user_ids[cases.users[row]]),
+                "activity": ("low", "mid", "high")[third],
+                "history": [dataset.titles[i] for i in cases.seen[row][-5:]],
+                "lists": titles,
+                "truth": [dataset.titles[i] for i in cases.truth[row][:5]],
+            }
+        )
+    return shown
+
+
+def data_card(dataset: Dataset, cases: Cases, name: str, split: str) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    outside, bottom = describe_tails(cases).values()
+    return {
+        "name": name,
+        "fingerprint": dataset.fingerprint,
+        "users": dataset.n_users,
+        "items": dataset.n_items,
+        "interactions": len(dataset.items),
+        "test_users": len(cases),
+        "split": split,
+        "tail": {"headline": outside, "bottom_80": bottom},
+        "summary": dataset.summary,
+    }
+
+
+def evaluate_all(contenders: list[Contender], cases: Cases) -> dict[str, Evaluation]:
+    """Evaluations by model name."""
+    return {c.name: evaluate(c.ranked, cases, METRICS) for c in contenders}

@@ -1,0 +1,160 @@
+"""The report as Markdown: verdict, figures and tables, for a repository, an issue or a wiki."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.report.shape import (
+    Report,
+    as_interval,
+    example_lists,
+    interval,
+    is_number,
+    label,
+    metric_title,
+    ordered_models,
+    printable,
+)
+from benchmarks.report.tables import best_rows, columns
+from benchmarks.report.text import anything, number, p_value, percent, phrase, seconds, signed_percent
+from benchmarks.report.verdict import inside_noise, verdict
+
+
+def to_markdown(report: Report) -> str:
+    """report.md: the verdict first, then the tables of the page and the command that makes them again."""
+    gate = report.get("teacher_gate") or {}
+    parts = [
+        f"# {escape(report.get('title') or 'Benchmark report')}",
+        escape(verdict(report)),
+        _models(report),
+        _distillation(report),
+        _records("Teacher against each baseline", "Baseline", gate.get("baselines")),
+        _records("Teacher gate by stratum", "Stratum", gate.get("strata")),
+        _records("Teacher", "Member", (report.get("teacher") or {}).get("weights"), "Weight"),
+        _examples(report),
+        _records("Export gate", "Variant", report.get("export_gate")),
+        _data(report),
+        _records("Environment", "What", report.get("environment")),
+        _stages(report),
+        _command(report),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def escape(text: Any) -> str:
+    """Text on one line that Markdown (and the HTML inside it) shows as it is."""
+    special = r"([\\`*\[\]|~$]|(?<!\w)_|_(?!\w)|<(?=[\w/!?])|&(?=[\w#])|^[#>+=-])"
+    return re.sub(special, r"\\\1", " ".join(printable(text).split()))
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "---:") -> str:
+    """A Markdown table of escaped cells; the first column is left-aligned, the others as `align` says."""
+    lines = ["| " + " | ".join(header) + " |", "|---|" + f"{align}|" * (len(header) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _models(report: Report) -> str:
+    models, wanted = ordered_models(report), columns(report)
+    best = [best_rows(column, models) for column in wanted]
+    rows = []
+    for row, model in enumerate(models):
+        cells = []
+        for i, column in enumerate(wanted):
+            ends = interval(model, column.key)
+            value = escape(column.show(column.value(model)))
+            value = f"**{value}**" if row in best[i] else value
+            cells.append(value + (f" ({number(ends[0])}–{number(ends[1])})" if ends else ""))
+        rows.append([f"`{_code(model['name'])}`", escape(model["role"]), *cells])
+    note = "Best of each column in bold, 95% intervals over users in brackets, latency of one request at a time."
+    return f"## Models\n\n{table(['Model', 'Role', *(escape(c.title) for c in wanted)], rows)}\n\n{note}"
+
+
+def _distillation(report: Report) -> str:
+    rows = []
+    for name, kept in (report.get("distillation") or {}).items():
+        ends = as_interval(kept.get("gain_interval"))
+        extent = f" ({signed_percent(ends[0])} to {signed_percent(ends[1])})" if ends else ""
+        noise = ", inside the noise" if inside_noise(ends) else ""
+        closed = percent(kept["gap_closed"]) if is_number(kept.get("gap_closed")) else "not reported"
+        gain = f"{signed_percent(kept.get('gain'))}{extent}{noise}"
+        rows.append(
+            [
+                escape(metric_title(name)),
+                percent(kept.get("retention")),
+                gain,
+                escape(p_value(kept.get("p_value"))),
+                closed,
+            ]
+        )
+    header = ["Metric", "Retention", "Gain", "Significance", "Gap closed"]
+    return f"## What distillation gave\n\n{table(header, rows)}" if rows else ""
+
+
+def _examples(report: Report) -> str:
+    blocks = []
+    for example in report.get("examples") or []:
+        lists, truth = example_lists(example), set(example.get("truth") or ())
+        if not lists:
+            continue
+        depth = max(len(titles) for titles in lists.values())
+        rows = [[str(place + 1), *(_title(t, place, truth) for t in lists.values())] for place in range(depth)]
+        activity = f", {example['activity']} activity" if example.get("activity") else ""
+        heading = f"**User {escape(example.get('user'))}{escape(activity)}**"
+        blocks.append(heading + "\n\n" + table(["", *(escape(label(name)) for name in lists)], rows, align="---"))
+    note = "## Recommendations side by side\n\nTitles in bold are what the user really chose next."
+    return "\n\n".join([note, *blocks]) if blocks else ""
+
+
+def _title(titles: Sequence[str], place: int, truth: set[str]) -> str:
+    if place >= len(titles):
+        return ""
+    return f"**{escape(titles[place])}**" if titles[place] in truth else escape(titles[place])
+
+
+def _data(report: Report) -> str:
+    data = report.get("data") or {}
+    if not data:
+        return ""
+    plain = {key: value for key, value in data.items() if key not in ("tail", "summary")}
+    parts = [
+        "## Data",
+        table(["What", "Value"], [[escape(phrase(k)), escape(anything(k, v))] for k, v in plain.items()]),
+    ]
+    tails = _records("", "Tail", data.get("tail"))
+    cleaning = data.get("summary") or {}
+    steps = (
+        table(["Preparation", "Count"], [[escape(k), escape(anything(k, v))] for k, v in cleaning.items()])
+        if cleaning
+        else ""
+    )
+    return "\n\n".join(part for part in (*parts, tails, steps) if part)
+
+
+def _records(title: str, first: str, records: Mapping[str, Any] | None, value_title: str = "Value") -> str:
+    """A table of named records, or of named values."""
+    if not records:
+        return ""
+    rows = {str(name): value if isinstance(value, Mapping) else {value_title: value} for name, value in records.items()}
+    keys = list(dict.fromkeys(key for row in rows.values() for key in row))
+    heading = f"## {title}\n\n" if title else ""
+    body = [[escape(name), *(escape(anything(key, row.get(key))) for key in keys)] for name, row in rows.items()]
+    return heading + table([first, *(escape(phrase(key)) for key in keys)], body)
+
+
+def _stages(report: Report) -> str:
+    stages = report.get("stages") or {}
+    rows = [[escape(name), seconds(value)] for name, value in stages.items()]
+    return f"## Time of each stage\n\n{table(['Stage', 'Time'], rows)}" if rows else ""
+
+
+def _command(report: Report) -> str:
+    command = printable(report.get("command") or "")
+    # A fence longer than any run of backticks inside can't be closed by the text.
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", command)), default=0))
+    return f"## Make it again\n\n{fence}sh\n{command}\n{fence}" if command else ""
+
+
+def _code(name: str) -> str:
+    return " ".join(printable(name).replace("`", "'").replace("|", "\\|").split())

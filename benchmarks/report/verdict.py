@@ -1,0 +1,139 @@
+"""The verdict in words: does the teacher deserve to be distilled, what was kept, what was gained, at what cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.report.shape import (
+    OVERALL,
+    STUDENT,
+    TAIL,
+    TEACHER,
+    Report,
+    as_interval,
+    find_model,
+    is_number,
+    label,
+    latency,
+    metric,
+    metric_title,
+    served_model,
+    shrinkage,
+    speed_up,
+)
+from benchmarks.report.text import duration, number, p_value, percent, signed_percent, size, times
+
+
+def verdict(report: Report) -> str:
+    """The report's first line: teacher gate, retention, gain, tail, speed and size, in words."""
+    return " ".join(verdict_sentences(report))
+
+
+def verdict_sentences(report: Report) -> list[str]:
+    """The verdict, one sentence each; what was not measured is left out, the gate never is."""
+    parts = [gate_sentence(report), overall_sentence(report), tail_sentence(report), cost_sentence(report)]
+    return [part for part in parts if part]
+
+
+def gate_sentence(report: Report) -> str:
+    """Whether the teacher beats every baseline. A failure is said in the very first words."""
+    gate = report.get("teacher_gate")
+    if not gate or "passed" not in gate:
+        return "The teacher gate was not run: nothing here shows that this teacher is worth distilling."
+    teacher = metric(find_model(report, TEACHER), OVERALL)
+    rival = label(gate["best_baseline"]) if gate.get("best_baseline") else "the best baseline"
+    margin = f"{number(abs(gate['margin']))} " if is_number(gate.get("margin")) else ""
+    proof = f" ({p_value(gate['p_value'])})" if is_number(gate.get("p_value")) else ""
+    if not gate["passed"]:
+        won = [name for name, wins in strata(gate).items() if wins]
+        where = f" It wins only on these strata: {', '.join(won)}." if won else ""
+        score = f"{metric_title(OVERALL)} is {margin}below {rival}'s{proof}"
+        return f"The teacher does NOT pass the gate: its {score}, so it is not worth distilling as it is.{where}"
+    own = f" with {metric_title(OVERALL)} {number(teacher)}" if teacher is not None else ""
+    unproven = inside_noise(as_interval(gate.get("interval"))) or gate.get("significant") is False
+    noise = ", a lead inside the noise" if unproven else ""
+    return f"The teacher passes the gate{own}, {margin}above {rival}{proof}{noise}."
+
+
+def overall_sentence(report: Report) -> str:
+    """Retention and gain over the same student trained without distillation."""
+    kept = (report.get("distillation") or {}).get(OVERALL) or {}
+    parts = []
+    if is_number(kept.get("retention")):
+        own, teacher = metric(find_model(report, STUDENT), OVERALL), metric(find_model(report, TEACHER), OVERALL)
+        values = f" ({number(own)} of {number(teacher)})" if own is not None and teacher is not None else ""
+        parts.append(f"keeps {percent(kept['retention'])} of the teacher's {metric_title(OVERALL)}{values}")
+    if is_number(kept.get("gain")):
+        parts.append(f"{gain_words(kept)} the same student trained without distillation{gain_evidence(kept)}")
+    return f"The student {' and '.join(parts)}." if parts else ""
+
+
+def tail_sentence(report: Report) -> str:
+    """The same on the long tail."""
+    kept = (report.get("distillation") or {}).get(TAIL) or {}
+    if not is_number(kept.get("gain")):
+        return ""
+    retention = (
+        f"reaches {percent(kept['retention'])} of the teacher's {metric_title(OVERALL)} and "
+        if is_number(kept.get("retention"))
+        else ""
+    )
+    return f"On long-tail items it {retention}{gain_words(kept)} the undistilled student{gain_evidence(kept)}."
+
+
+def cost_sentence(report: Report) -> str:
+    """Speed and size of the file that would be served, against the teacher."""
+    served, factor, smaller = served_model(report), speed_up(report), shrinkage(report)
+    if served is None:
+        return ""
+    parts = []
+    if latency(served) is not None:
+        against = f", {faster(factor)} than the teacher" if factor else ""
+        parts.append(f"answers in {duration(latency(served))} (p50, batch 1){against}")
+    if is_number(served.get("bytes")):
+        against = f", {times(smaller)} smaller" if smaller and smaller > 1 else ""
+        parts.append(f"takes {size(served['bytes'])}{against}")
+    who = "It" if served["name"] == STUDENT else f"Exported as {served['name']}, it"
+    return f"{who} {', and '.join(parts)}." if parts else ""
+
+
+def gain_words(kept: Mapping[str, Any]) -> str:
+    """ "gains +4.2% over", "loses 3.1% to"; a gain whose interval holds 0 is called noise."""
+    gain, ends = kept["gain"], as_interval(kept.get("gain_interval"))
+    if inside_noise(ends):
+        return f"differs by {signed_percent(gain)}, which is inside the noise, from"
+    return f"gains {signed_percent(gain)} over" if gain >= 0 else f"loses {percent(-gain)} to"
+
+
+def gain_evidence(kept: Mapping[str, Any]) -> str:
+    """The interval of a gain in brackets, or its p-value where there is none."""
+    ends = as_interval(kept.get("gain_interval"))
+    if ends:
+        return f" (95% interval {signed_percent(ends[0])} to {signed_percent(ends[1])})"
+    return f" ({p_value(kept['p_value'])})" if is_number(kept.get("p_value")) else ""
+
+
+def inside_noise(ends: tuple[float, float] | None) -> bool:
+    """Whether an interval of a difference holds 0; without an interval nothing can be said, so False."""
+    return ends is not None and ends[0] <= 0 <= ends[1]
+
+
+def faster(factor: float) -> str:
+    """ "2,340× faster", or "1.5× slower" where it is."""
+    return f"{times(factor)} faster" if factor >= 1 else f"{times(1 / factor)} slower"
+
+
+def strata(gate: Mapping[str, Any]) -> dict[str, bool | None]:
+    """Which strata the teacher wins, by name; None where the gate doesn't say.
+
+    A stratum may be a plain yes or no, or a dict with "passed" or "margin".
+    """
+    found: dict[str, bool | None] = {}
+    for name, value in (gate.get("strata") or {}).items():
+        if isinstance(value, Mapping):
+            wins = value.get("passed", value["margin"] > 0 if is_number(value.get("margin")) else None)
+        else:
+            wins = value if isinstance(value, bool) else None
+        found[str(name)] = wins
+    return found

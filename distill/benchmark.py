@@ -1,0 +1,219 @@
+"""Stage `benchmark`: teacher, students, baselines and the exported files themselves, on the test part; the report."""
+
+if __name__ == "__main__":  # run as a file: the repository root, not distill/, must come first on the path
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.baselines import GRIDS, shared_fits, tune
+from benchmarks.latency import measure_interleaved
+from benchmarks.quality import (
+    K,
+    Contender,
+    data_card,
+    describe,
+    distillation,
+    evaluate_all,
+    examples,
+    exposure,
+)
+from benchmarks.report import terminal_table, verdict, write_report
+from distill.ask import contexts_of, quality, row_scorer
+from distill.config import Config, to_tree
+from distill.data.contexts import ContextBatch
+from distill.data.dataset import TEST, VALID, Dataset
+from distill.progress import console, is_main_process, say
+from distill.ranking.cases import Cases, cases_of
+from distill.ranking.evaluator import rank
+from distill.ranking.gate import teacher_gate
+from distill.runs import COMMANDS, environment, read_manifest, run_stage
+from distill.serving.runtime import Bundle
+from distill.tensors import mask_seen
+from distill.train_student import CONTROL, STUDENT
+from distill.train_teacher import load_teacher
+from students.checkpoint import load_student
+from students.protocol import scores as student_scores
+from teachers.protocol import Inputs
+
+Score = Callable[[ContextBatch], Tensor]
+ALWAYS = ("popularity", "ease")
+
+
+def main(config: Config) -> Path:
+    """Benchmarks a run and writes its report. Needs all other stages."""
+    folder = config.folder / "report"
+    if not is_main_process():
+        return folder
+    stages = ("data", "teacher", "scores", CONTROL, STUDENT, "export")
+    run_stage(
+        folder,
+        settings={"benchmark": to_tree(config.benchmark), "seed": config.seed},
+        inputs=[config.folder / name for name in stages],
+        build=lambda path: build(config, path),
+        config_source=config.source,
+        command=command(config),
+    )
+    show(folder)
+    return folder
+
+
+def build(config: Config, folder: Path) -> dict[str, Any]:
+    """Ranks, evaluates, times, and writes report.json, .html, .md, .csv and .tex."""
+    dataset = Dataset.read(config.folder / "data")
+    cases, valid = cases_of(dataset, TEST), cases_of(dataset, VALID)
+    contenders = [
+        *neural(config, cases),
+        *exported(config, cases),
+        *baselines(config, dataset, cases, valid),
+    ]
+    evaluations = evaluate_all(contenders, cases)
+    settings = config.benchmark
+    models = [describe(c, evaluations[c.name], cases, settings.resamples, config.seed) for c in contenders]
+    add_latency(models, contenders, config)
+    lists = {c.name: c.ranked for c in contenders}
+    others = {c.name: evaluations[c.name] for c in contenders if c.role in ("baseline", "control")}
+    manifests = {name: read_manifest(config.folder / name) or {} for name in COMMANDS}
+    shown = ("teacher", STUDENT, CONTROL)
+    report = {
+        "title": f"{config.run.name}: {Path(config.data.path).name}",
+        "models": models,
+        "distillation": distillation(evaluations["teacher"], evaluations[STUDENT], evaluations[CONTROL], config.seed),
+        "teacher_gate": teacher_gate(evaluations["teacher"], others, seed=config.seed),
+        "data": data_card(dataset, cases, Path(config.data.path).name, split_text(config)),
+        "teacher": manifests["teacher"].get("result", {}).get("fusion", {}),
+        "examples": examples({n: lists[n] for n in shown}, cases, dataset, config.seed),
+        "exposure": {n: exposure(lists[n], dataset.popularity) for n in (*shown, *settings.baselines) if n in lists},
+        "curves": {name: manifests[name].get("result", {}).get("curve", []) for name in (STUDENT, CONTROL)},
+        "export_gate": manifests["export"].get("result", {}).get("gate", {}),
+        "transfer_set": manifests["scores"].get("result", {}),
+        "stages": {name: m["seconds"] for name, m in manifests.items() if "seconds" in m and name != "report"},
+        "settings": to_tree(config),
+        "environment": environment(),
+        "command": command(config),
+    }
+    write_report(report, folder)
+    return {"verdict": verdict(report)}
+
+
+def neural(config: Config, cases: Cases) -> list[Contender]:
+    """The teacher, the distilled student and its control, in torch."""
+    found = []
+    teacher = load_teacher(config)
+    folder = config.folder / "teacher"
+    files = [p for name in teacher.members for p in (folder / name).glob("*.safetensors")]
+    size = sum(p.stat().st_size for p in files)
+    found.append(torch_contender("teacher", "teacher", teacher.score, cases, config, bytes=size))
+    for name, role, fit in ((STUDENT, "student", config.fit), (CONTROL, "control", config.control_fit)):
+        student = load_student(config.folder / name)
+        length = fit.max_length
+
+        def score(batch: ContextBatch, student: Any = student, length: int = length) -> Tensor:
+            return student_scores(student, torch.from_numpy(batch.seen[:, -length:]))
+
+        parameters = sum(p.numel() for p in student.parameters())
+        size = (config.folder / name / "model.safetensors").stat().st_size
+        found.append(torch_contender(name, role, score, cases, config, parameters=parameters, bytes=size))
+    return found
+
+
+def torch_contender(
+    name: str, role: str, score: Score, cases: Cases, config: Config, seeded: bool = True, **about: Any
+) -> Contender:
+    """Ranks with a torch scorer; timed as one context in, ten item numbers out."""
+    contexts = contexts_of(cases)
+
+    @torch.no_grad()
+    def answer(number: int) -> Any:
+        batch = contexts.batch(np.array([number % len(cases)]), 1_000_000)
+        return mask_seen(score(batch).float(), torch.from_numpy(batch.seen)).topk(K).indices.numpy()
+
+    ranked = rank(row_scorer(score, cases), cases, K, batch_size=512, label=f"ranking with {name}")
+    return Contender(name, role, ranked, config.seed if seeded else None, answer=answer, **about)
+
+
+def exported(config: Config, cases: Cases) -> list[Contender]:
+    """The exported files themselves, through the serving runtime."""
+    found = []
+    folder = config.folder / "export"
+    for variant in config.export.variants:
+        bundle = Bundle.open(folder, variant)
+        histories = [cases.seen[row] for row in range(len(cases))]
+        ranked = bundle.recommend(histories, K)[0].astype(np.int32)
+
+        def answer(number: int, bundle: Bundle = bundle, histories: list[np.ndarray] = histories) -> Any:
+            return bundle.recommend_one(histories[number % len(histories)], K)
+
+        size = (folder / bundle.about["variants"][variant]["file"]).stat().st_size
+        name = f"student_onnx_{variant}"
+        found.append(Contender(name, "export", ranked, config.seed, bytes=size, answer=answer))
+    return found
+
+
+def baselines(config: Config, dataset: Dataset, cases: Cases, valid: Cases) -> list[Contender]:
+    """Classic baselines, tuned on validation."""
+    from distill.plugins import resolve
+
+    found = []
+    inputs = Inputs(dataset, {}, config.seed, torch.device("cpu"))
+    for name in dict.fromkeys([*config.benchmark.baselines, *ALWAYS]):
+        fit = shared_fits(resolve("teacher", name), lambda model: model.prepare(inputs), ("decay", "floor"))
+        model, settings = tune(name, fit, lambda model: quality(model.score, valid).values["ndcg@10"])
+        if GRIDS[name]:
+            say(f"baseline {name}: {', '.join(f'{k} {v:g}' for k, v in settings.items())}")
+        size = int(torch.count_nonzero(model.table))
+        made = torch_contender(name, "baseline", model.score, cases, config, seeded=False, parameters=size, bytes=4 * size)
+        made.notes["tuned"] = settings
+        found.append(made)
+    return found
+
+
+def add_latency(models: list[dict[str, Any]], contenders: list[Contender], config: Config) -> None:
+    """Times all models in turns, in this process, on one thread, batch 1: history in, top 10 out."""
+    settings = config.benchmark
+    calls = {c.name: c.answer for c in contenders if c.answer is not None}
+    counts = {
+        c.name: settings.latency_calls if c.role == "export" else settings.teacher_latency_calls for c in contenders
+    }
+    say("timing one answer at a time")
+    timed = measure_interleaved(calls, counts)
+    for model in models:
+        if model["name"] in timed:
+            model["latency_ms"] = {"batch_1": {k: round(v, 6) for k, v in timed[model["name"]].items()}}
+
+
+def split_text(config: Config) -> str:
+    """The split in words."""
+    split = config.data.split
+    shares = " / ".join(f"{r:g}" for r in split.ratios)
+    return split.name if split.name == "leave_one_out" else f"{split.name} {shares}"
+
+
+def command(config: Config) -> str:
+    """The one command that regenerates a run."""
+    return " ".join(["distill", "run", config.source, *config.overrides])
+
+
+def show(folder: Path) -> None:
+    """Prints the verdict, the table and where the report lies."""
+    import json
+
+    report = json.loads((folder / "report.json").read_text())
+    console.print(terminal_table(report))
+    console.print(report["verdict"], markup=False, style="bold")
+    say(f"report: {(folder / 'report.html').resolve()}")
+
+
+if __name__ == "__main__":
+    from distill.cli import stage_main
+
+    sys.exit(stage_main(main))

@@ -1,0 +1,86 @@
+"""Accelerate set up the same way for every stage: backend, time-out, trackers, and what DeepSpeed needs without a GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+from distill.errors import UserError
+
+TIMEOUT = timedelta(hours=12)  # the other processes wait while the main one fits the members that need only one
+
+
+def make_accelerator(tracker: str = "none", log_folder: Path | None = None) -> Accelerator:
+    """Accelerate for this process, launched or not.
+
+    Args:
+        tracker: "tensorboard", "wandb" or "none".
+        log_folder: Where trackers write; needed unless `tracker` is "none". Nothing is written before training starts.
+
+    Raises:
+        UserError: The launch file asks for DeepSpeed, or the config for Weights & Biases, and it isn't installed.
+    """
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed looks for a GPU, and warns
+    launched = int(os.environ.get("LOCAL_RANK", "-1")) >= 0
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        _require_deepspeed()
+    group = InitProcessGroupKwargs(timeout=TIMEOUT)
+    if launched and not torch.cuda.is_available():
+        # Accelerate would leave the backend of DeepSpeed processes unset and take each for the only one.
+        group.backend = "gloo"
+    accelerator = Accelerator(
+        log_with=_tracker(tracker, log_folder), project_dir=log_folder, kwargs_handlers=[group]
+    )
+    build_whole(accelerator)
+    return accelerator
+
+
+def build_whole(accelerator: Accelerator) -> None:
+    """Keeps transformers from splitting models while they are built under ZeRO-3.
+
+    It does so as long as Accelerate's DeepSpeed settings hold an object for it, also where the launch file says
+    `zero3_init_flag: false`; a model is read whole here and split when the engine wraps it.
+    """
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is not None and not plugin.zero3_init_flag:
+        plugin.dschf = None
+
+
+def start_tracking(accelerator: Accelerator, label: str) -> None:
+    """Opens the trackers for one training, under its own name."""
+    accelerator.trackers = []
+    if accelerator.log_with:
+        accelerator.init_trackers(label)
+
+
+def stop_tracking(accelerator: Accelerator) -> None:
+    """Flushes and closes the trackers; the processes stay connected."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    accelerator.trackers = []
+
+
+def _require_deepspeed() -> None:
+    if importlib.util.find_spec("deepspeed") is None:
+        raise UserError(
+            "The launch file asks for DeepSpeed (distributed_type: DEEPSPEED), but it isn't installed. "
+            "Install it with: pip install taildistill[deepspeed] - or launch with configs/accelerate/cpu2.yaml or ddp.yaml."
+        )
+
+
+def _tracker(tracker: str, log_folder: Path | None) -> str | None:
+    if tracker == "none" or log_folder is None:
+        return None
+    if tracker == "wandb" and importlib.util.find_spec("wandb") is None:
+        raise UserError(
+            "run.tracker is 'wandb', but the package wandb isn't installed. "
+            "Install it with: pip install taildistill[tracking] - or set run.tracker to tensorboard or none."
+        )
+    return tracker

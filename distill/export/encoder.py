@@ -1,0 +1,184 @@
+"""The user side of a student as an ONNX graph: traced, folded, and stripped of everything that serving doesn't need."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import onnx
+import onnx_ir
+import torch
+from onnxscript import optimizer
+from torch import Tensor, nn
+
+from distill.errors import UserError
+
+OPSET = 20  # the first with Gelu as one operator
+IR_VERSION = 10
+NO_LIMIT = 2**62
+
+
+class Exportable(Protocol):
+    """What export asks of a student (see students.protocol.Student for shapes)."""
+
+    n_items: int
+
+    def encode(self, history: Tensor) -> Tensor:
+        """Queries (B, D) for histories (B, L)."""
+
+    def item_table(self) -> Tensor:
+        """Item vectors (N, D)."""
+
+    def item_bias(self) -> Tensor:
+        """Item biases (N,)."""
+
+
+class _Encoder(nn.Module):
+    """`encode` as a forward, which is what the exporter traces."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, history: Tensor) -> Tensor:
+        return self.student.encode(history)
+
+
+def trace_encoder(student: nn.Module, max_length: int) -> onnx.ModelProto:
+    """Traces `student.encode` with a dynamic batch size and history length.
+
+    Whatever doesn't depend on the history is computed here, once, and stored as its result: a table that the student
+    makes of text vectors, a projection and an id part becomes one plain table, and the text vectors leave the graph.
+
+    Args:
+        student: A student in evaluation mode.
+        max_length: Longest history L that it is asked about.
+
+    Returns:
+        A graph with the input `history` (B, L), int64, and the output `query` (B, D), float32.
+
+    Raises:
+        UserError: `encode` can't be exported; the message names the operator where the exporter does.
+    """
+    longest = max(2, max_length)  # sizes 0 and 1 are special to torch.export, so it is shown 2 x 2 or more
+    example = torch.full((2, min(longest, 8)), student.n_items, dtype=torch.int64)
+    example[:, -2:] = 0
+    sizes = {"history": {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=longest)}}
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                _Encoder(student).eval(),
+                (example,),
+                dynamo=True,
+                dynamic_shapes=sizes,
+                input_names=["history"],
+                output_names=["query"],
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise UserError(_explain(student, error)) from error
+        optimizer.fold_constants(program.model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
+        optimizer.remove_unused_nodes(program.model)
+    _rename(program.model, "user.")
+    return strip(onnx_ir.to_proto(program.model))
+
+
+def folded_items(student: Exportable) -> tuple[np.ndarray, np.ndarray]:
+    """The item side: vectors float32 (N, D) and biases float32 (N,).
+
+    Raises:
+        UserError: Their shapes don't fit the catalogue, or a weight isn't finite.
+    """
+    with torch.no_grad():
+        table, bias = student.item_table().float().cpu().numpy(), student.item_bias().float().cpu().numpy()
+    n_items = student.n_items
+    if table.ndim != 2 or len(table) != n_items or bias.shape != (n_items,):
+        raise UserError(
+            f"{type(student).__name__} has an item table of shape {table.shape} and biases of shape {bias.shape}; expected "
+            f"({n_items}, D) and ({n_items},), one row and one number for each of its {n_items} items."
+        )
+    if not np.isfinite(table).all() or np.isnan(bias).any() or (bias == np.inf).any():
+        raise UserError(
+            f"{type(student).__name__} holds weights that are NaN or infinite, so it can't be exported. Its training "
+            "diverged: lower fit.learning_rate, or look at the training curve."
+        )
+    return table, bias
+
+
+def strip(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph without traces of where it was made (source lines, module paths, shapes of inner values)."""
+    graph = onnx.helper.make_graph(
+        [_plain_node(node) for node in model.graph.node],
+        "student",
+        [_plain_value(value) for value in model.graph.input],
+        [_plain_value(value) for value in model.graph.output],
+        [_plain_tensor(tensor) for tensor in model.graph.initializer],
+    )
+    opsets = [onnx.helper.make_opsetid(o.domain, o.version) for o in model.opset_import]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, functions=list(model.functions))
+
+
+def _rename(model: onnx_ir.Model, prefix: str) -> None:
+    """Puts a prefix before the names of all inner values, so that none can clash with the scoring head's."""
+    ends = {*model.graph.inputs, *model.graph.outputs}
+    values = [*model.graph.initializers.values()]
+    for node in model.graph.all_nodes():
+        values += node.outputs
+        for attribute in node.attributes.values():
+            if attribute.type == onnx_ir.AttributeType.GRAPH:
+                values += [*attribute.as_graph().inputs, *attribute.as_graph().initializers.values()]
+    for value in values:
+        if value not in ends and value.name:
+            value.name = prefix + value.name
+
+
+def _plain_node(node: onnx.NodeProto) -> onnx.NodeProto:
+    plain = onnx.helper.make_node(node.op_type, list(node.input), list(node.output), domain=node.domain or None)
+    plain.attribute.extend(node.attribute)
+    return plain
+
+
+def _plain_value(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+    kind = value.type.tensor_type
+    return onnx.helper.make_tensor_value_info(
+        value.name, kind.elem_type, [d.dim_param or d.dim_value for d in kind.shape.dim]
+    )
+
+
+def _plain_tensor(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    return onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name)
+
+
+def _explain(student: nn.Module, error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    operator = re.search(r"op='([^']+)'", str(error))
+    named = f"operator {operator.group(1)}: " if operator else ""
+    return (
+        f"{type(student).__name__}.encode can't be exported to ONNX: {named}{reason} Write encode with operators that "
+        "torch.onnx.export knows, and without Python branches on the values of the history."
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter's remarks (packages it doesn't find, deprecations of its own) off the terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""Training objectives: pure loss functions, and the module that wraps a student with them."""

@@ -1,0 +1,119 @@
+"""Names to objects: one table of short names, and dotted paths for a user's own class or function.
+
+`name: hybrid_cf` looks up a string in `TABLES` and imports it when it is first needed;
+`name: my_package.module:MyStudent` imports the user's own. The other keys of the section are the
+object's own arguments, checked against its signature before anything heavy starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from distill.errors import UserError
+
+TABLES: dict[str, dict[str, str]] = {
+    "teacher": {
+        "text_tower": "teachers.text_tower:TextTower",
+        "text_space": "teachers.text_space:TextSpace",
+        "ease": "teachers.ease:Ease",
+        "itemknn": "teachers.itemknn:ItemKNN",
+        "popularity": "teachers.popularity:Popularity",
+        "sasrec": "teachers.sasrec:SASRec",
+    },
+    "student": {"hybrid_cf": "students.hybrid_cf:HybridCF"},
+    "loss": {
+        "cross_entropy": "distill.objectives.hard:cross_entropy",
+        "listwise_kl": "distill.objectives.listwise:listwise_kl",
+        "stratified_kl": "distill.objectives.listwise:stratified_kl",
+    },
+}
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """A hint such as " (did you mean 'ndcg@10'?)", or the list of choices when nothing is close."""
+    names = [str(c) for c in choices]
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f" (did you mean '{close[0]}'?)" if close else f" (known: {', '.join(sorted(names))})"
+
+
+def resolve(kind: str, name: str) -> Callable[..., Any]:
+    """Imports the object called `name` of the given kind ("teacher", "student", "loss").
+
+    Raises:
+        UserError: The name is unknown, or its module or attribute can't be imported.
+    """
+    target = name if ":" in name else TABLES[kind].get(name)
+    if target is None:
+        raise UserError(f"Unknown {kind} '{name}'{nearest(name, TABLES[kind])}. Your own is 'package.module:Name'.")
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name and module.startswith(error.name):
+            raise UserError(
+                f"{kind} '{name}': there is no module '{module}'. Is it installed or on PYTHONPATH?"
+            ) from error
+        raise UserError(f"{kind} '{name}' needs the package '{error.name}', which is not installed.") from error
+    except AttributeError as error:
+        raise UserError(f"{kind} '{name}': module '{module}' has no '{attribute}'.") from error
+
+
+def matches(value: Any, hint: Any) -> bool:
+    """Whether a YAML value fits a type hint (unions, lists, tuples, dicts and the plain types; others pass)."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(matches(value, arg) for arg in args)
+    if hint is None or hint is type(None):
+        return value is None
+    if origin is typing.Literal:
+        return value in args
+    if origin in (list, tuple):
+        inner = args[0] if args else Any
+        return isinstance(value, list | tuple) and all(matches(v, inner) for v in value)
+    if origin is dict or hint is dict:
+        return isinstance(value, dict)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (str, bool):
+        return isinstance(value, hint)
+    return True
+
+
+def check_arguments(kind: str, name: str, arguments: dict[str, Any], given_by_program: Iterable[str] = ()) -> None:
+    """Checks a section's keys and types against the signature of the object it names.
+
+    Args:
+        kind: "teacher", "student" or "loss".
+        name: Short name or dotted path.
+        arguments: The section's remaining keys.
+        given_by_program: Parameters that the pipeline supplies itself; a user can't set them.
+
+    Raises:
+        UserError: An unknown key (with the nearest one) or a value of the wrong type.
+    """
+    target = resolve(kind, name)
+    function = target.__init__ if inspect.isclass(target) else target
+    hints = typing.get_type_hints(function)
+    hidden = {"self", *given_by_program}
+    known = {p: q for p, q in inspect.signature(function).parameters.items() if p not in hidden}
+    for key, value in arguments.items():
+        if key not in known:
+            raise UserError(f"{kind} '{name}' has no setting '{key}'{nearest(key, known)}.")
+        if key in hints and not matches(value, hints[key]):
+            wanted = getattr(hints[key], "__name__", str(hints[key]))
+            raise UserError(f"{kind} '{name}': '{key}' is {value!r}, expected {wanted}.")
+    missing = [
+        k for k, p in known.items() if p.default is p.empty and k not in arguments and p.kind == p.POSITIONAL_OR_KEYWORD
+    ]
+    if missing:
+        raise UserError(f"{kind} '{name}' needs the setting(s) {', '.join(missing)}.")

@@ -1,0 +1,1 @@
+"""Evaluation of ranked lists in numpy: metrics, segments, intervals, significance."""

@@ -1,0 +1,108 @@
+"""Leak checks: of a split, of the times behind it, and of ranked lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from distill.data.dataset import TRAIN, Dataset
+from distill.errors import UserError
+from distill.ranking.cases import Cases, contains
+
+
+def check_split(dataset: Dataset, part: int) -> dict[str, Any]:
+    """Checks that nothing of `part` was seen before it, and finds what is cold.
+
+    Args:
+        dataset: A prepared data set.
+        part: VALID or TEST.
+
+    Returns:
+        `cold_items`: indices of the items of `part` that never occur before it, a list; `cold_targets` and
+        `share_of_targets`: the events of `part` on them; `cold_users`: users of `part` without an earlier event.
+
+    Raises:
+        UserError: A pair occurs in two parts, or a user's events go back from a later part to an earlier one.
+    """
+    users = np.repeat(np.arange(dataset.n_users), np.diff(dataset.indptr))
+    back = (users[1:] == users[:-1]) & (dataset.parts[1:] < dataset.parts[:-1])
+    if back.any():
+        user = int(users[1:][back][0])
+        raise UserError(
+            f"User '{dataset.user_ids[user]}' has an event of an earlier part behind one of a later part: training "
+            "would see the future. Split again with distill prepare."
+        )
+    before, inside = dataset.parts < part, dataset.parts == part
+    keys = users * np.int64(dataset.n_items) + dataset.items
+    earlier = np.sort(keys[before])
+    repeated = contains(earlier, keys[inside])
+    if repeated.any():
+        user, item = divmod(int(keys[inside][repeated][0]), dataset.n_items)
+        raise UserError(
+            f"{np.count_nonzero(repeated)} user-item pairs occur in two parts; the first is user "
+            f"'{dataset.user_ids[user]}', item '{dataset.item_ids[item]}'. Prepare the data without repeats."
+        )
+    known = np.bincount(dataset.items[before], minlength=dataset.n_items) > 0
+    cold = ~known[dataset.items[inside]]
+    known_users = np.bincount(users[before], minlength=dataset.n_users) > 0
+    return {
+        "cold_items": np.unique(dataset.items[inside][cold]).tolist(),
+        "cold_targets": int(np.count_nonzero(cold)),
+        "share_of_targets": float(cold.mean()) if len(cold) else 0.0,
+        "cold_users": int(np.count_nonzero(~known_users[np.unique(users[inside])])),
+    }
+
+
+def check_times(times: np.ndarray, parts: np.ndarray) -> None:
+    """Checks a global temporal split: no train event may lie after the first event of a later part.
+
+    Args:
+        times: Time of each event, (E,), any unit.
+        parts: Part of each event, (E,).
+
+    Raises:
+        UserError: Train events lie after the cut; their number and the latest one are given.
+    """
+    later = times[parts > TRAIN]
+    if not len(later):
+        return
+    cut = later.min()
+    leaking = (parts == TRAIN) & (times > cut)
+    if leaking.any():
+        raise UserError(
+            f"{np.count_nonzero(leaking)} train events lie after the cut {cut} (the latest at {times[leaking].max()}): "
+            "the model would learn from the future of other users. Use data.split.name: temporal, or report the split "
+            "as per-user."
+        )
+
+
+def list_leaks(ranked: np.ndarray, cases: Cases) -> dict[str, int]:
+    """What lists hold that they shouldn't.
+
+    Args:
+        ranked: Lists, int (U, K), -1 behind the end.
+        cases: The evaluated users.
+
+    Returns:
+        `seen_items`: places that hold an item of the user's own history (it can't be a hit and takes a place);
+        `users_with_seen_items`; `repeats`: places that repeat an item of the list; `empty_lists`; `short_lists`: lists
+        with a free place, the empty ones included.
+    """
+    listed = ranked >= 0
+    rows = np.arange(len(ranked), dtype=np.int64)[:, None]
+    seen = seen_places(ranked, cases)
+    keys = np.sort(np.where(listed, rows * cases.n_items + ranked, -1), axis=1)
+    return {
+        "seen_items": int(np.count_nonzero(seen)),
+        "users_with_seen_items": int(np.count_nonzero(seen.any(1))),
+        "repeats": int(np.count_nonzero((keys[:, 1:] == keys[:, :-1]) & (keys[:, 1:] >= 0))),
+        "empty_lists": int(np.count_nonzero(~listed.any(1))),
+        "short_lists": int(np.count_nonzero(~listed.all(1))),
+    }
+
+
+def seen_places(ranked: np.ndarray, cases: Cases) -> np.ndarray:
+    """Places that hold an item of the user's own history, bool (U, K)."""
+    rows = np.arange(len(ranked), dtype=np.int64)[:, None]
+    return contains(cases.seen_keys, np.where(ranked >= 0, rows * cases.n_items + ranked, -1))

@@ -1,0 +1,156 @@
+"""The command `distill recommend`: lists with titles from an exported bundle, for a known user or for any history."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from distill.errors import UserError
+from distill.plugins import nearest
+from distill.progress import console
+from distill.serving.runtime import BUNDLE, Bundle
+
+EXAMPLES = """\
+examples:
+  distill recommend runs/quickstart --user 42
+  distill recommend runs/quickstart --history 1,260,1196 -k 5
+  distill recommend runs/quickstart --titles "toy story; heat (1995)" --json
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One place of a list, as it is shown."""
+
+    rank: int
+    item_id: str
+    title: str
+    score: float
+
+
+def recommend_command(arguments: list[str]) -> int:
+    """Recommends from a bundle and prints a table, or JSON.
+
+    Args:
+        arguments: What follows `distill recommend`.
+
+    Raises:
+        UserError: There is no bundle, or the user, an item or a title is unknown.
+    """
+    chosen = make_parser().parse_args(arguments)
+    bundle = Bundle.open(bundle_folder(chosen.folder), chosen.variant)
+    history = asked_history(chosen, bundle)
+    ids, scores = bundle.recommend_one(history, chosen.k)
+    places = [
+        Place(rank, bundle.items.ids[item], bundle.items.titles[item], float(score))
+        for rank, (item, score) in enumerate(zip(ids, scores, strict=True), start=1)
+        if item >= 0
+    ]
+    show = print_json if chosen.json else print_table
+    show(bundle, history, places)
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The arguments of `distill recommend`."""
+    parser = argparse.ArgumentParser(
+        prog="distill recommend",
+        description="Recommend from an exported bundle with onnxruntime; torch is not needed.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="a run's folder (runs/x), or a bundle's (runs/x/export)")
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument(
+        "--user", metavar="ID", help="a user of the run's data; all of his or her known items are the history"
+    )
+    who.add_argument("--history", metavar="IDS", help="item ids, oldest first, with commas between them")
+    who.add_argument(
+        "--titles", metavar="TITLES", help="titles or parts of titles, oldest first, with semicolons between them"
+    )
+    parser.add_argument("-k", type=int, default=10, help="length of the list (default 10)")
+    parser.add_argument("--variant", default="", help="fp32, int8, … (default int8 where the bundle has it)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return parser
+
+
+def bundle_folder(folder: Path) -> Path:
+    """The bundle in a run's folder, or the folder itself where it is one."""
+    return folder if (folder / BUNDLE).is_file() else folder / "export"
+
+
+def asked_history(chosen: argparse.Namespace, bundle: Bundle) -> np.ndarray:
+    """The history that the arguments ask for, as item indices int64 (L,)."""
+    if chosen.user is not None:
+        return user_history(bundle_folder(chosen.folder).parent / "data", chosen.user, bundle)
+    if chosen.history is not None:
+        words, find = chosen.history.split(","), bundle.items.index_of_id
+    else:
+        words, find = chosen.titles.split(";"), bundle.items.index_of_title
+    return np.array([find(word.strip()) for word in words if word.strip()], np.int64)
+
+
+def user_history(data: Path, user_id: str, bundle: Bundle) -> np.ndarray:
+    """All known items of a user in time order.
+
+    Raises:
+        UserError: The prepared data is missing or is another data set than the bundle's, or the user isn't in it.
+    """
+    from distill.data.dataset import TEST, TRAIN, Dataset  # polars is needed for known users only
+
+    if not (data / "dataset.json").is_file():
+        raise UserError(
+            f"--user needs the run's prepared data, and {data} holds none. Give the history itself with --history or --titles."
+        )
+    dataset = Dataset.read(data)
+    if dataset.fingerprint != bundle.about["data"]:
+        raise UserError(
+            f"The bundle was exported from the data set {bundle.about['data'][:12]}, but {data} holds "
+            f"{dataset.fingerprint[:12]}. Run the stages again with: distill run CONFIG"
+        )
+    users = [str(user) for user in dataset.user_ids]
+    if user_id not in users:
+        raise UserError(
+            f"There is no user '{user_id}' in {data}{nearest(user_id, users) if len(users) < 20_000 else '.'}"
+        )
+    return dataset.lists(TRAIN, TEST)[users.index(user_id)].astype(np.int64)
+
+
+def print_table(bundle: Bundle, history: np.ndarray, places: list[Place]) -> None:
+    """Prints the end of the history and the list."""
+    last = [bundle.items.titles[item] for item in history[-5:]]
+    if last:
+        more = f"{len(history) - len(last)} more, then " if len(history) > len(last) else ""
+        console.print(f"history: {more}{'; '.join(last)}", markup=False)
+    else:
+        console.print("no history: the most popular items, with their train interactions as scores", markup=False)
+    table = Table(title=f"recommended ({bundle.variant})")
+    for name, side in (("rank", "right"), ("item id", "left"), ("title", "left"), ("score", "right")):
+        table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
+    for place in places:
+        table.add_row(str(place.rank), escaped(place.item_id), escaped(place.title), f"{place.score:.3f}")
+    console.print(table)
+
+
+def print_json(bundle: Bundle, history: np.ndarray, places: list[Place]) -> None:
+    """Prints the same as one JSON object."""
+    answer: dict[str, Any] = {
+        "variant": bundle.variant,
+        "source": "student" if len(history) else bundle.about["empty_history"],
+        "history": [{"item_id": bundle.items.ids[item], "title": bundle.items.titles[item]} for item in history],
+        "recommendations": [vars(place) for place in places],
+    }
+    print(json.dumps(answer, indent=2, ensure_ascii=False))
+
+
+def escaped(text: str) -> str:
+    """Text whose square brackets rich leaves alone."""
+    from rich.markup import escape
+
+    return escape(text)

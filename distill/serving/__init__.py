@@ -1,0 +1,1 @@
+"""The runtime of an exported bundle: numpy and onnxruntime, no torch."""

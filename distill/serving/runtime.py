@@ -1,0 +1,224 @@
+"""A bundle, opened: recommends for histories of item indices, ids or titles with onnxruntime alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.errors import UserError
+from distill.serving.catalogue import Catalogue
+from distill.serving.session import Graph
+
+BUNDLE = "bundle.json"
+FORMAT = 1
+Histories = Sequence[Sequence[int] | np.ndarray]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked bundle with one of its variants loaded.
+
+    Attributes:
+        about: What bundle.json says.
+        variant: The loaded variant.
+        items: Ids, titles and popularity of the items.
+        graph: The loaded graph.
+    """
+
+    about: dict[str, Any]
+    variant: str
+    items: Catalogue
+    graph: Graph
+
+    @classmethod
+    def open(cls, folder: str | Path, variant: str = "", threads: int = 1) -> Bundle:
+        """Opens a bundle after checking its files against the hashes in bundle.json.
+
+        Args:
+            folder: The folder with bundle.json.
+            variant: "fp32", "int8", …; by default int8 where the bundle has it, else its first.
+            threads: Threads inside an operator.
+
+        Raises:
+            UserError: There is no bundle, a file is missing, altered or outside the folder, the variant isn't in it, or
+                onnxruntime can't load it.
+        """
+        folder = Path(folder)
+        about = read_about(folder)
+        names = list(about["variants"])
+        variant = variant or ("int8" if "int8" in names else names[0])
+        if variant not in names:
+            raise UserError(
+                f"{folder} has no variant '{variant}'; it has {', '.join(names)}. Add it to export.variants."
+            )
+        model_name, items_name = about["variants"][variant]["file"], about["items"]
+        model, _ = (checked(folder, name, about["files"]) for name in (model_name, items_name))
+        return cls(about, variant, Catalogue.read(folder / items_name), Graph(model, about["n_items"], threads))
+
+    @cached_property
+    def n_items(self) -> int:
+        """N, the number of items; also the padding index."""
+        return self.about["n_items"]
+
+    @cached_property
+    def max_length(self) -> int:
+        """The student reads the last so many items of a history."""
+        return self.about["max_length"]
+
+    def recommend(
+        self, histories: Histories, k: int | None = None, seen: Histories | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The best k items for each history.
+
+        Args:
+            histories: Item indices of each history, oldest first, of any lengths. Only the last `max_length` are read. An
+                empty one gets the most popular items, with their train interactions as scores.
+            k: Places in each list; the bundle's own k by default.
+            seen: Items never listed, for each history; by default the items of the history itself.
+
+        Returns:
+            ids int64 (B, k), best first, -1 where fewer than k items are left, and scores float32 (B, k), -inf there.
+
+        Raises:
+            UserError: k is below 1, an index is out of range, or `seen` has another number of rows.
+        """
+        k = self._length(k)
+        if seen is not None and len(seen) != len(histories):
+            raise UserError(
+                f"{len(histories)} histories were given with {len(seen)} rows of seen items; expected one a history."
+            )
+        if not len(histories):
+            return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
+        whole = self._rectangle(histories, "history")
+        history = np.ascontiguousarray(whole[:, -self.max_length :])
+        masked = whole if seen is None else self._rectangle(seen, "list of seen items")
+        places = min(k, self.n_items)
+        ids, scores = self.graph.top(history, masked, places)
+        empty = np.flatnonzero(whole[:, -1] == self.n_items)
+        for row in empty:
+            ids[row], scores[row] = self._popular(masked[row], places)
+        return _widened(ids, scores, k) if places < k else (ids, scores)
+
+    def recommend_one(
+        self, history: Sequence[int] | np.ndarray, k: int | None = None, seen: Sequence[int] | np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The best k items for one history: what `recommend` gives for it, on the fastest road.
+
+        Returns:
+            ids int64 (k,) and scores float32 (k,).
+
+        Raises:
+            UserError: As `recommend`.
+        """
+        k = self._length(k)
+        whole = self._row(history, "history")
+        masked = whole if seen is None else self._row(seen, "list of seen items")
+        places = min(k, self.n_items)
+        if whole.shape[1]:
+            ids, scores = self.graph.top(whole[:, -self.max_length :], masked, places)
+            if places < k:
+                ids, scores = _widened(ids, scores, k)
+            return ids[0], scores[0]
+        return self._popular(masked[0], k)
+
+    def _length(self, k: int | None) -> int:
+        k = self.about["k"] if k is None else k
+        if k < 1:
+            raise UserError(f"Lists of k = {k} items were asked for; expected 1 or more.")
+        return k
+
+    def _row(self, items: Sequence[int] | np.ndarray, what: str) -> np.ndarray:
+        return self._checked(np.asarray(items), what)[None]
+
+    def _rectangle(self, rows: Histories, what: str) -> np.ndarray:
+        """Rows of any lengths as int64 (B, L), right-aligned, padded on the left with N; L is at least 1."""
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        width = max(1, int(lengths.max()))
+        filled = np.full((len(rows), width), self.n_items, np.int64)
+        if lengths.any():
+            flat = self._checked(np.concatenate([np.asarray(row) for row in rows if len(row)]), what)
+            filled[np.arange(width) >= width - lengths[:, None]] = flat
+        return filled
+
+    def _checked(self, items: np.ndarray, what: str) -> np.ndarray:
+        if not items.size:
+            return np.empty(0, np.int64)
+        if items.dtype.kind not in "iu" or items.ndim != 1:
+            raise UserError(
+                f"A {what} is an array of {items.dtype} with {items.ndim} dimension(s); expected a flat list of item indices. "
+                "Turn ids into indices with Bundle.items.index_of_id."
+            )
+        items = items.astype(np.int64, copy=False)
+        # As unsigned numbers, negative ones are large: one pass finds both kinds of mistake.
+        if items.view(np.uint64).max() >= self.n_items:
+            wrong = items[(items < 0) | (items >= self.n_items)][0]
+            raise UserError(
+                f"A {what} holds the item index {wrong}; expected 0 to {self.n_items - 1}. Indices are places in the bundle's "
+                "items; turn ids into indices with Bundle.items.index_of_id."
+            )
+        return items
+
+    def _popular(self, seen: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        order = self.items.by_popularity
+        chosen = order[~np.isin(order, seen)][:k]
+        ids, scores = np.full(k, -1, np.int64), np.full(k, -np.inf, np.float32)
+        ids[: len(chosen)], scores[: len(chosen)] = chosen, self.items.popularity[chosen]
+        return ids, scores
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """The bundle.json of a folder.
+
+    Raises:
+        UserError: There is none, or it has another format.
+    """
+    path = folder / BUNDLE
+    if not path.is_file():
+        raise UserError(
+            f"{folder} holds no bundle (there is no {BUNDLE}). Make one with: distill export-student CONFIG"
+        )
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged: {error}. Export the bundle again.") from error
+    if about.get("format") != FORMAT:
+        raise UserError(
+            f"{path} has format {about.get('format')!r}; this version reads {FORMAT}. Export the bundle again."
+        )
+    return about
+
+
+def checked(folder: Path, name: str, hashes: dict[str, str]) -> bytes:
+    """The bytes of a bundle's file, which must be what was exported.
+
+    Raises:
+        UserError: The file lies outside the folder, is missing, or its sha256 differs.
+    """
+    path = folder / name
+    if Path(name).name != name:
+        raise UserError(
+            f"{folder / BUNDLE} points at '{name}'; a bundle's files lie in its own folder. Export it again."
+        )
+    if not path.is_file():
+        raise UserError(f"{path} is missing. Export the bundle again with: distill export-student CONFIG")
+    content = path.read_bytes()
+    found, expected = hashlib.sha256(content).hexdigest(), hashes.get(name, "none")
+    if found != expected:
+        raise UserError(
+            f"{path} was altered or damaged: its sha256 is {found}, {BUNDLE} says {expected}. Copy the bundle again, or "
+            "export it again with: distill export-student CONFIG"
+        )
+    return content
+
+
+def _widened(ids: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lists of more places than there are items: the places behind the end are empty."""
+    extra = ((0, 0), (0, k - ids.shape[1]))
+    return np.pad(ids, extra, constant_values=-1), np.pad(scores, extra, constant_values=-np.inf)

@@ -1,0 +1,75 @@
+"""Small tensor helpers that teachers, objectives and stages share."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from distill.data.contexts import Contexts
+from distill.job import Batch
+
+
+def mask_seen(scores: Tensor, seen: Tensor) -> Tensor:
+    """Sets the scores (B, N) of seen items (B, S) to -inf, in place.
+
+    Seen items are padded with N or more; a row of padding alone masks nothing.
+    """
+    n_items = scores.shape[1]
+    last = seen[:, -1:].clamp_max(n_items - 1)
+    empty = seen[:, -1] >= n_items
+    index = torch.where(seen < n_items, seen, last)
+    if bool(empty.any()):
+        kept = scores[empty].clone()
+        scores = scores.scatter_(1, index, -torch.inf)
+        scores[empty] = kept
+        return scores
+    return scores.scatter_(1, index, -torch.inf)
+
+
+def shuffled(rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Rows in batches of about `batch_size`, in an order that depends on (seed, epoch) alone."""
+    order = np.random.default_rng([seed, epoch]).permutation(rows)
+    return np.array_split(order, max(1, round(len(order) / batch_size)))
+
+
+def next_item_batch(contexts: Contexts, rows: np.ndarray, max_length: int) -> Batch:
+    """Tensors history (B, L), seen (B, S) and label (B,) of some contexts."""
+    batch = contexts.batch(rows, max_length)
+    return {
+        "history": torch.from_numpy(batch.history),
+        "seen": torch.from_numpy(batch.seen),
+        "label": torch.from_numpy(batch.target),
+    }
+
+
+def history_pools(history: Tensor, table: Tensor, decays: Tensor, dropped: float = 0.0) -> Tensor:
+    """Weighted means of the history's item vectors, one for each decay.
+
+    pool_k = sum_j w_kj table[item_j] / sum_j w_kj, w_kj = exp(-age_j / decay_k), age 0 for the latest item.
+
+    Args:
+        history: Item indices (B, L), right-aligned, padded with N or more.
+        table: Item vectors (N, D).
+        decays: Time constants in items (K,); gradients flow into them.
+        dropped: Share of history items left out at random, for training.
+
+    Returns:
+        (B, K, D); zeros for an empty history.
+
+    The sum is an embedding bag: the vectors of B x L items are never laid out, which is four to seven times faster on a CPU
+    than gathering them.
+    """
+    inside = history < table.shape[0]
+    index = torch.where(inside, history, 0)
+    age = torch.arange(history.shape[1] - 1, -1, -1, device=history.device, dtype=table.dtype)
+    kept = inside.to(table.dtype)
+    if dropped:
+        kept = kept * (torch.rand_like(kept) >= dropped)
+    weights = torch.exp(-age / decays[:, None])[:, None, :] * kept  # (K, B, L)
+    weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-6)
+    if torch.compiler.is_compiling():  # while exporting: ONNX has no embedding bag, it would become a loop over the batch
+        return weights.transpose(0, 1) @ functional.embedding(index, table)
+    pools = [functional.embedding_bag(index, table, per_sample_weights=w, mode="sum") for w in weights]
+    return torch.stack(pools, 1)

@@ -1,0 +1,180 @@
+"""Stage `train-teacher`: fits every member and the weights that fuse them."""
+
+if __name__ == "__main__":  # run as a file: the repository root, not distill/, must come first on the path
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+
+from distill.ask import contexts_of, quality, sample
+from distill.config import Config, Spec, to_tree
+from distill.data.dataset import VALID, Dataset
+from distill.engine.accelerator import make_accelerator
+from distill.engine.local import Local
+from distill.engine.loop import best_weights, fit
+from distill.errors import UserError
+from distill.plugins import nearest, resolve
+from distill.progress import is_main_process, say
+from distill.ranking.cases import Cases, cases_of
+from distill.ranking.evaluator import evaluate, rank_array
+from distill.runs import WORK, run_stage, write_json
+from teachers.fusion import FusedTeacher, fit_sharpness, fit_weights
+from teachers.protocol import Inputs, Member
+
+FUSION = "fusion.json"
+FUSION_SCORES = 60_000_000  # validation scores held a member while weights are searched: 240 MB of float32
+
+
+def main(config: Config) -> Path:
+    """Trains the teacher of a run; see `build`. Needs the stage `data`."""
+    if not config.teacher.members:
+        raise UserError("'teacher.members' is empty: name at least one member, for instance ease: {name: ease}.")
+    folder = config.folder / "teacher"
+    accelerator = make_accelerator(config.run.tracker, folder / "logs")
+    return run_stage(
+        folder,
+        settings={"teacher": to_tree(config.teacher), "seed": config.seed},
+        inputs=[config.folder / "data"],
+        build=lambda path: build(config, path, accelerator),
+        config_source=config.source,
+        barrier=accelerator.wait_for_everyone,
+        command=f"distill train-teacher {config.source}",
+    )
+
+
+def build(config: Config, folder: Path, accelerator: Any) -> dict[str, Any]:
+    """Fits the members in order, each into a folder of its own, then the fusion weights.
+
+    A member that is finished is not fitted again when a stopped stage is run again.
+    """
+    dataset = Dataset.read(config.folder / "data")
+    cases = sample(cases_of(dataset, VALID), config.seed)
+    members: dict[str, Member] = {}
+    vectors: dict[str, torch.Tensor] = {}
+    curves: dict[str, Any] = {}
+    for name, spec in config.teacher.members.items():
+        set_seed(config.seed)
+        inputs = Inputs(dataset, dict(vectors), config.seed, accelerator.device)
+        members[name], curves[name] = fit_member(name, spec, inputs, cases, folder, accelerator)
+        made = members[name].item_vectors()
+        if made is not None:
+            vectors[name] = made
+    if config.teacher.item_vectors and config.teacher.item_vectors not in vectors:
+        raise UserError(
+            f"'teacher.item_vectors' is '{config.teacher.item_vectors}', which is no member with item vectors"
+            + nearest(config.teacher.item_vectors, vectors)
+        )
+    if is_main_process():
+        write_json(folder / FUSION, fuse(config, members, dataset, cases))
+    accelerator.wait_for_everyone()
+    return {"curves": curves, "fusion": json.loads((folder / FUSION).read_text())}
+
+
+def fit_member(
+    name: str, spec: Spec, inputs: Inputs, cases: Cases, folder: Path, accelerator: Any
+) -> tuple[Member, list[dict[str, float]]]:
+    """Fits one member, or loads it where it is finished; returns it with its training curve.
+
+    Members that can't use several processes are fitted by the main one while the others wait.
+    """
+    home = folder / name
+    done = home / "member.json"
+    member: Member = resolve("teacher", spec.name)(**spec.arguments)
+    together = getattr(member, "distributed", False)
+    if not done.is_file() and (together or is_main_process()):
+        say(f"teacher member '{name}' ({spec.name})")
+        member.prepare(inputs)
+        job = member.job()
+        curve: list[dict[str, float]] = []
+        if job is not None:
+            runner = accelerator if together else Local(inputs.device)
+
+            def validate(model: torch.nn.Module) -> float:
+                member.refresh(model, runner)
+                return quality(member.score, cases).values["ndcg@10"]
+
+            curve = fit(job, runner, folder / WORK / name, validate, name)
+            member.finish(best_weights(folder / WORK / name))
+        if is_main_process():
+            home.mkdir(parents=True, exist_ok=True)
+            member.save(home)
+            value = quality(member.score, cases).values["ndcg@10"]
+            write_json(done, {"name": spec.name, "arguments": to_tree(spec.arguments), "ndcg@10": value, "curve": curve})
+            say(f"  validation ndcg@10 {value:.4f}")
+    accelerator.wait_for_everyone()
+    about = json.loads(done.read_text())
+    return resolve("teacher", spec.name)(**spec.arguments).load(home), about["curve"]
+
+
+def fuse(config: Config, members: dict[str, Member], dataset: Dataset, cases: Cases) -> dict[str, Any]:
+    """Finds the members' weights and the sharpness on validation.
+
+    Returns:
+        What fusion.json holds: weights, sharpness, and the validation figures of each member and of the fusion.
+    """
+    cases = sample(cases, config.seed, max(100, FUSION_SCORES // dataset.n_items))
+    contexts = contexts_of(cases)
+    batch = contexts.batch(np.arange(len(cases)), 1_000_000)
+    with torch.no_grad():
+        scores = {name: member.score(batch).float().cpu() for name, member in members.items()}
+    metrics = ["ndcg@10", "tail_ndcg@10"]
+    tail_weight = config.teacher.fusion.tail_weight
+
+    def figures(fused: torch.Tensor) -> dict[str, float]:
+        return evaluate(rank_array(fused.numpy(), cases, 10), cases, metrics).values
+
+    def worth(fused: torch.Tensor) -> float:
+        found = figures(fused)
+        tail = found["tail_ndcg@10"]
+        return found["ndcg@10"] + (tail_weight * tail if np.isfinite(tail) else 0.0)
+
+    weights, _ = fit_weights(scores, worth, config.teacher.fusion.rounds)
+    fused = torch.stack([scores[name] * weight for name, weight in weights.items()]).sum(0)
+    labels = torch.from_numpy(cases.truth.items[cases.truth.indptr[:-1]].astype(np.int64))
+    sharpness = fit_sharpness(fused, torch.from_numpy(batch.seen), labels)
+    result = {
+        "weights": weights,
+        "sharpness": sharpness,
+        "validation": {"teacher": figures(fused), **{name: figures(s) for name, s in scores.items()}},
+    }
+    say(f"fusion: {', '.join(f'{n} {w:.3g}' for n, w in weights.items())}; sharpness {sharpness:.3g}")
+    say(f"  validation ndcg@10 {result['validation']['teacher']['ndcg@10']:.4f}")
+    return result
+
+
+def load_teacher(config: Config) -> FusedTeacher:
+    """The teacher of a finished stage, ready to be asked."""
+    folder = config.folder / "teacher"
+    fusion = json.loads((folder / FUSION).read_text())
+    members = {
+        name: resolve("teacher", spec.name)(**spec.arguments).load(folder / name)
+        for name, spec in config.teacher.members.items()
+        if fusion["weights"][name]
+    }
+    return FusedTeacher(members, fusion["weights"], fusion["sharpness"])
+
+
+def student_vectors(config: Config) -> torch.Tensor | None:
+    """The item vectors that students start from: of the member named by `teacher.item_vectors`, or the first with any."""
+    for name, spec in config.teacher.members.items():
+        if config.teacher.item_vectors not in ("", name):
+            continue
+        vectors = resolve("teacher", spec.name)(**spec.arguments).load(config.folder / "teacher" / name).item_vectors()
+        if vectors is not None:
+            return vectors
+    return None
+
+
+if __name__ == "__main__":
+    from distill.cli import stage_main
+
+    sys.exit(stage_main(main))

@@ -1,0 +1,1 @@
+"""Students: small recommenders that are trained by distillation and served from ONNX."""

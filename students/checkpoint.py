@@ -1,0 +1,65 @@
+"""Saving and loading students: safetensors and JSON, no pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from distill.errors import UserError
+from distill.plugins import resolve
+
+
+def build_student(
+    name: str, arguments: dict[str, Any], n_items: int, item_vectors: Tensor | None, seed: int
+) -> nn.Module:
+    """A new student by name, with weights that depend on the seed alone.
+
+    Args:
+        name: Short name or dotted path.
+        arguments: The student's own settings.
+        n_items: Catalogue size N.
+        item_vectors: Text vectors (N, T) or None.
+        seed: Seed of the initial weights.
+    """
+    torch.manual_seed(seed)
+    return resolve("student", name)(n_items=n_items, item_vectors=item_vectors, **arguments)
+
+
+def save_student(
+    folder: Path,
+    name: str,
+    arguments: dict[str, Any],
+    n_items: int,
+    weights: dict[str, Tensor],
+    item_vectors: Tensor | None,
+) -> None:
+    """Writes student.json, model.safetensors and, where the student starts from text, item_vectors.safetensors."""
+    about = {"name": name, "arguments": arguments, "n_items": n_items}
+    (folder / "student.json").write_text(json.dumps(about, indent=2))
+    save_file({k: v.contiguous() for k, v in weights.items()}, folder / "model.safetensors")
+    if item_vectors is not None:
+        save_file({"vectors": item_vectors.float().contiguous()}, folder / "item_vectors.safetensors")
+
+
+def load_student(folder: Path) -> nn.Module:
+    """The student that `save_student` wrote, in evaluation mode.
+
+    Raises:
+        UserError: The folder holds no student, or its weights don't fit its settings.
+    """
+    if not (folder / "student.json").is_file():
+        raise UserError(f"{folder} holds no student (there is no student.json). Make one with: distill train-student CONFIG")
+    about = json.loads((folder / "student.json").read_text())
+    vectors = folder / "item_vectors.safetensors"
+    text = load_file(vectors)["vectors"] if vectors.is_file() else None
+    student = build_student(about["name"], about["arguments"], about["n_items"], text, seed=0)
+    try:
+        student.load_state_dict(load_file(folder / "model.safetensors"))
+    except RuntimeError as error:
+        raise UserError(f"{folder}: the weights don't fit the settings in student.json: {error}") from error
+    return student.eval()

@@ -1,0 +1,1 @@
+"""Teachers: language-model recommenders, collaborative-filtering members, and their fusion."""

@@ -1,0 +1,99 @@
+"""Late fusion: a weighted sum of the members' log-scores, weights found on validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distill.data.contexts import ContextBatch
+from distill.tensors import mask_seen
+from teachers.protocol import Member
+
+STEPS = (0.0, 0.5, 0.7, 0.85, 1.0, 1.18, 1.4, 2.0)
+STARTS = (0.0, 0.03, 0.1, 0.3, 1.0)
+
+
+@dataclass
+class FusedTeacher:
+    """Members and their weights; the scores are log-probabilities up to a constant.
+
+    score = sharpness * sum_m weight_m * score_m.
+    """
+
+    members: dict[str, Member]
+    weights: dict[str, float]
+    sharpness: float = 1.0
+
+    @torch.no_grad()
+    def score(self, batch: ContextBatch) -> Tensor:
+        """Fused scores (B, N); seen items are not masked."""
+        total: Tensor | None = None
+        for name, member in self.members.items():
+            if self.weights[name]:
+                part = member.score(batch).mul_(self.sharpness * self.weights[name])
+                total = part if total is None else total.add_(part)
+        if total is None:
+            raise ValueError("every member's weight is zero")
+        return total
+
+
+def fit_weights(
+    scores: Mapping[str, Tensor], quality: Callable[[Tensor], float], rounds: int
+) -> tuple[dict[str, float], float]:
+    """Coordinate search over the members' weights.
+
+    Each member's scores are first brought to one scale (unit mean standard deviation over the catalogue), so one grid fits
+    all. The search starts from the best single member, offers every other member in turn a few starting weights, and then
+    scales one weight after the other, keeping what helps; a member that doesn't help ends with weight 0.
+
+    Args:
+        scores: Member name to finite scores of the validation cases (U, N), seen items not masked.
+        quality: What to maximise, given fused scores (U, N).
+        rounds: Passes over all members.
+
+    Returns:
+        Weights on the members' original scale, and the best quality.
+    """
+    scale = {name: 1.0 / max(float(s.std(dim=1).mean()), 1e-9) for name, s in scores.items()}
+    alone = {name: quality(s * scale[name]) for name, s in scores.items()}
+    first = max(alone, key=lambda name: alone[name])
+    weights = {name: float(name == first) for name in scores}
+    best = alone[first]
+    total = scores[first] * scale[first]
+    for _ in range(rounds):
+        before = best
+        for name in sorted(scores, key=lambda n: -alone[n]):
+            unit = scores[name] * scale[name]
+            rest = total - weights[name] * unit
+            if not any(w for n, w in weights.items() if n != name):
+                continue
+            grid = [weights[name] * s for s in STEPS] if weights[name] else list(STARTS)
+            for weight in grid:
+                value = quality(rest + weight * unit)
+                if value > best + 1e-7:
+                    best, weights[name] = value, weight
+            total = rest + weights[name] * unit
+        if best <= before:
+            break
+    return {name: w * scale[name] for name, w in weights.items()}, best
+
+
+def fit_sharpness(fused: Tensor, seen: Tensor, labels: Tensor) -> float:
+    """The factor that maximises the mean log-likelihood of the validation items under a softmax.
+
+    Args:
+        fused: Scores (U, N).
+        seen: Items to mask (U, S), padded with N.
+        labels: One validation item a case (U,).
+    """
+    masked = mask_seen(fused.clone(), seen)
+    best, best_likelihood = 1.0, -float("inf")
+    for sharpness in torch.logspace(-1, 1, 41).tolist():
+        log_p = torch.log_softmax(masked * sharpness, -1).gather(1, labels[:, None])
+        likelihood = float(log_p.mean())
+        if likelihood > best_likelihood:
+            best, best_likelihood = sharpness, likelihood
+    return best

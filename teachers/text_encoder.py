@@ -1,0 +1,187 @@
+"""The encoder of item texts: tokens once, frozen layers once, then only what trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel as Body
+from transformers import PreTrainedTokenizerBase as BodyTokenizer
+
+from distill.job import Batch
+from teachers.backbone import layers_of
+from teachers.contrastive import gather_rows, info_nce
+
+CHARACTERS_PER_TOKEN = 32  # far more than any text needs; keeps the tokenizer away from texts of megabytes
+RESUMABLE = ("bert", "roberta", "xlm-roberta", "camembert")  # families whose layers take (hidden states, additive mask)
+
+
+@dataclass
+class Texts:
+    """Tokenised texts of different lengths end to end, and what the frozen layers make of them.
+
+    Attributes:
+        start: Where each text starts, int64 (N + 1,).
+        tokens: Token ids, int64 (T,).
+        padding: Token id that fills up batches.
+        hidden: Output of the last frozen layer, (T, h); None where it isn't cached.
+    """
+
+    start: Tensor
+    tokens: Tensor
+    padding: int
+    hidden: Tensor | None = None
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each text, int64 (N,)."""
+        return self.start.diff().numpy()
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Tensors tokens (M, L), mask (M, L) and, where cached, hidden (M, L, h) of some texts (M,)."""
+        start, length = self.start[rows], self.start[rows + 1] - self.start[rows]
+        place = torch.arange(int(length.max()))
+        mask = place < length[:, None]
+        index = torch.where(mask, start[:, None] + place, 0)
+        batch = {"tokens": self.tokens[index].masked_fill(~mask, self.padding), "mask": mask}
+        if self.hidden is not None:
+            batch["hidden"] = functional.embedding(index, self.hidden)
+        return batch
+
+    def budgeted(self, budget: int) -> list[Tensor]:
+        """All texts in batches of similar length with at most `budget` tokens, padding included."""
+        lengths = self.lengths
+        order = np.argsort(-lengths, kind="stable")
+        batches, first = [], 0
+        while first < len(order):
+            size = max(1, budget // int(lengths[order[first]]))
+            batches.append(torch.from_numpy(order[first : first + size]))
+            first += size
+        return batches
+
+
+def tokenise(texts: list[str], tokenizer: BodyTokenizer, max_tokens: int) -> Texts:
+    """Token ids of all texts, each cut to `max_tokens`."""
+    short = [" ".join(text[: max_tokens * CHARACTERS_PER_TOKEN].split()) for text in texts]
+    rows = tokenizer(short, truncation=True, max_length=max_tokens, return_attention_mask=False)["input_ids"]
+    # A tokenizer without [CLS] and [SEP] makes nothing of an empty text; one padding token stands for it.
+    rows = [row or [tokenizer.pad_token_id] for row in rows]
+    lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
+    start = np.concatenate([[0], np.cumsum(lengths)])
+    flat = np.fromiter((token for row in rows for token in row), np.int64, start[-1])
+    return Texts(torch.from_numpy(start), torch.from_numpy(flat), int(tokenizer.pad_token_id))
+
+
+class TextEncoder(nn.Module):
+    """A transformer encoder with mean pooling and unit vectors.
+
+    `forward` takes what `Texts.batch` gives and returns `{"vectors": (M, h)}`; with the pairs of a training batch beside it
+    (`left`, `right`: rows of the batch, (B,); `item`, `log_popularity`: of each row, (M,)) it returns `{"loss": scalar}`.
+    """
+
+    def __init__(self, body: Body, pooling: str, temperature: float) -> None:
+        super().__init__()
+        self.body = body
+        self.pooling = pooling
+        self.temperature = temperature
+        self.frozen = frozen_depth(body)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Unit vectors, or the contrastive loss over all processes."""
+        hidden = self._top(batch) if "hidden" in batch else self._whole(batch)
+        vectors = functional.normalize(pool(hidden, batch["mask"], self.pooling), dim=-1)
+        if "left" not in batch:
+            return {"vectors": vectors}
+        gathered = [
+            gather_rows(column[batch[side]])
+            for side in ("left", "right")
+            for column in (vectors, batch["item"], batch["log_popularity"])
+        ]
+        return {"loss": info_nce(*gathered, temperature=self.temperature)}
+
+    def _whole(self, batch: Batch) -> Tensor:
+        return self.body(input_ids=batch["tokens"], attention_mask=batch["mask"].long()).last_hidden_state
+
+    def _top(self, batch: Batch) -> Tensor:
+        """The layers above the frozen ones, from cached hidden states."""
+        layers = layers_of(self.body)
+        assert layers is not None
+        hidden = batch["hidden"].to(self.dtype)
+        mask = additive_mask(batch["mask"], hidden.dtype)
+        for layer in layers[self.frozen :]:
+            hidden = layer_output(layer, hidden, mask)
+        return hidden
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights: DeepSpeed may have made them bfloat16."""
+        return next(self.body.parameters()).dtype
+
+    @torch.no_grad()
+    def cache_frozen(self, texts: Texts, budget: int, device: torch.device, dtype: torch.dtype) -> None:
+        """Runs the embeddings and frozen layers once for all texts and keeps their output in `texts.hidden`.
+
+        Afterwards neither training nor encoding runs them again. Their dropout is off; with fixed weights it would only
+        be noise.
+
+        Args:
+            texts: All item texts.
+            budget: Tokens a batch.
+            device: Where to compute.
+            dtype: How the output is kept; also the precision of the computation.
+        """
+        layers = layers_of(self.body)
+        assert layers is not None
+        self.to(device).eval()
+        kept = torch.empty(len(texts.tokens), self.body.config.hidden_size, dtype=dtype)
+        for rows in texts.budgeted(budget):
+            batch = {name: value.to(device) for name, value in texts.batch(rows).items()}
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+                hidden = self.body.embeddings(input_ids=batch["tokens"])
+                mask = additive_mask(batch["mask"], hidden.dtype)
+                for layer in layers[: self.frozen]:
+                    hidden = layer_output(layer, hidden, mask)
+            inside = batch["mask"]
+            place = (texts.start[rows][:, None] + torch.arange(inside.shape[1]))[inside.cpu()]
+            kept[place] = hidden[inside].to("cpu", dtype)
+        texts.hidden = kept
+
+
+def frozen_depth(body: Body) -> int:
+    """How many of the lowest layers need no gradient."""
+    depth = 0
+    for layer in layers_of(body) or ():
+        if any(p.requires_grad for p in layer.parameters()):
+            break
+        depth += 1
+    return depth
+
+
+def resumable(body: Body) -> bool:
+    """Whether the frozen part of this body can be cached: a known family, embeddings frozen."""
+    if body.config.model_type not in RESUMABLE:
+        return False
+    return not any(p.requires_grad for p in body.embeddings.parameters())
+
+
+def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 at tokens and a very negative number at padding, (M, 1, 1, L)."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)[:, None, None]
+
+
+def layer_output(layer: nn.Module, hidden: Tensor, mask: Tensor) -> Tensor:
+    """One transformer layer; older transformers give a tuple, newer ones the tensor itself."""
+    output: Any = layer(hidden, attention_mask=mask)
+    return output[0] if isinstance(output, tuple) else output
+
+
+def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """(M, L, h) to float32 (M, h): the mean over tokens, or the first token ("cls")."""
+    if pooling == "cls":
+        return hidden[:, 0].float()
+    weights = mask.unsqueeze(-1).float()
+    return (hidden.float() * weights).sum(1) / weights.sum(1).clamp_min(1.0)

@@ -1,0 +1,166 @@
+"""A history model over trainable item vectors that start as text vectors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from distill.data.contexts import ContextBatch, train_contexts
+from distill.errors import UserError
+from distill.job import Batch, Job
+from distill.tensors import history_pools, mask_seen, next_item_batch, shuffled
+from teachers.protocol import Inputs
+
+
+class TextSpaceModel(nn.Module):
+    """e_i = norm(W t_i + id_i), W from the identity, id from zero; query = norm(sum_k a_k pool_k(e)), learned decays.
+
+    Input and output tables are tied: recommending stays a walk in the text space, so items with few or no interactions keep
+    a place in it.
+    """
+
+    def __init__(self, text: Tensor, decays: tuple[float, ...], scale: float, dropout: float, mlp: bool) -> None:
+        super().__init__()
+        n_items, width = text.shape
+        self.n_items = n_items
+        self.register_buffer("text", text)
+        self.projection = nn.Parameter(torch.eye(width))
+        self.identity = nn.Parameter(torch.zeros(n_items, width))
+        self.log_decay = nn.Parameter(torch.tensor(decays).log())
+        self.mix = nn.Parameter(torch.full((len(decays),), 1.0 / len(decays)))
+        self.log_scale = nn.Parameter(torch.tensor(scale).log())
+        self.dropout = nn.Dropout(dropout)
+        self.mlp = None
+        if mlp:
+            self.mlp = nn.Sequential(nn.Linear(len(decays) * width, 256), nn.GELU(), nn.Linear(256, width))
+            nn.init.zeros_(self.mlp[2].weight)
+            nn.init.zeros_(self.mlp[2].bias)
+
+    def table(self) -> Tensor:
+        """Unit item vectors (N, d)."""
+        return functional.normalize(self.text @ self.projection + self.identity, dim=-1)
+
+    def query(self, history: Tensor, table: Tensor) -> Tensor:
+        """Scaled queries (B, d) for histories (B, L)."""
+        pools = history_pools(history, table, self.log_decay.exp(), self.dropout.p if self.training else 0.0)
+        query = (self.mix[:, None] * pools).sum(1)
+        if self.mlp is not None:
+            query = query + self.mlp(pools.flatten(1))
+        return self.log_scale.exp() * functional.normalize(self.dropout(query), dim=-1)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Full-softmax cross-entropy on the next item, seen items masked."""
+        table = self.table()
+        scores = mask_seen(self.query(batch["history"], table) @ table.T, batch["seen"])
+        return {"loss": functional.cross_entropy(scores, batch["label"])}
+
+
+class TextSpace:
+    """The member around `TextSpaceModel`; it trains in seconds, in the main process."""
+
+    def __init__(
+        self,
+        vectors: str,
+        decays: list[float] | tuple[float, ...] = (1.0, 4.0, 20.0),
+        scale: float = 20.0,
+        dropout: float = 0.5,
+        mlp: bool = False,
+        max_length: int = 50,
+        epochs: int = 8,
+        batch_size: int = 256,
+        learning_rate: float = 1e-3,
+        patience: int = 3,
+        seed: int = 0,
+    ) -> None:
+        """Settings.
+
+        Args:
+            vectors: Name of the member whose item vectors it starts from.
+            decays: Starting time constants of the history pools, in items.
+            scale: Starting logit scale.
+            dropout: On history vectors and the query.
+            mlp: Adds an MLP over the pools, starting at zero.
+            max_length: Longest history read.
+            epochs: Most passes over the train contexts; validation may stop earlier.
+            batch_size: Contexts a step.
+            learning_rate: Peak of one cycle.
+            patience: Evaluations without a gain before stopping.
+            seed: Added to the experiment's seed, to make members that differ by seed alone.
+        """
+        self.vectors, self.decays, self.scale, self.dropout, self.mlp = vectors, tuple(decays), scale, dropout, mlp
+        self.max_length, self.epochs, self.batch_size = max_length, epochs, batch_size
+        self.learning_rate, self.patience, self.seed = learning_rate, patience, seed
+        self.model: TextSpaceModel | None = None
+        self.served: Tensor | None = None
+
+    def prepare(self, inputs: Inputs) -> None:
+        """Builds the model and lists the labelled contexts."""
+        if self.vectors not in inputs.vectors:
+            known = ", ".join(inputs.vectors) or "none yet"
+            raise UserError(
+                f"text_space: 'vectors: {self.vectors}' names no earlier member with item vectors (there are: {known})."
+            )
+        torch.manual_seed(inputs.seed + self.seed)
+        text = centred(inputs.vectors[self.vectors].float())
+        self.model = TextSpaceModel(text, self.decays, self.scale, self.dropout, self.mlp)
+        contexts = train_contexts(inputs.dataset)
+        self.contexts, self.rows = contexts, np.flatnonzero(contexts.target >= 0)
+        self.random_seed = inputs.seed + self.seed
+
+    def job(self) -> Job | None:
+        """Training on every train prefix."""
+        assert self.model is not None
+        return Job(
+            model=self.model,
+            batches=lambda epoch: shuffled(self.rows, self.batch_size, self.random_seed, epoch),
+            collate=lambda rows: next_item_batch(self.contexts, rows, self.max_length),
+            epochs=self.epochs,
+            learning_rate=self.learning_rate,
+            patience=self.patience,
+        )
+
+    def refresh(self, model: nn.Module, accelerator: Any) -> None:
+        """Folds the table."""
+        assert self.model is not None
+        self.served = self.model.table().detach()
+
+    def finish(self, weights: dict[str, Tensor]) -> None:
+        """Loads the best weights and folds the table."""
+        assert self.model is not None
+        self.model.load_state_dict(weights)
+        self.model.eval()
+        self.served = self.model.table().detach()
+
+    @torch.no_grad()
+    def score(self, batch: ContextBatch) -> Tensor:
+        """Scaled cosines (B, N)."""
+        assert self.model is not None and self.served is not None
+        history = torch.from_numpy(batch.seen[:, -self.max_length :])
+        return self.model.query(history, self.served) @ self.served.T
+
+    def item_vectors(self) -> Tensor | None:
+        """The folded table (N, d)."""
+        return self.served
+
+    def save(self, folder: Path) -> None:
+        """Writes the weights."""
+        assert self.model is not None
+        save_file({k: v.contiguous() for k, v in self.model.state_dict().items()}, folder / "model.safetensors")
+
+    def load(self, folder: Path) -> Self:
+        """Reads the weights."""
+        weights = load_file(folder / "model.safetensors")
+        self.model = TextSpaceModel(weights["text"], self.decays, self.scale, self.dropout, self.mlp)
+        self.finish(weights)
+        return self
+
+
+def centred(vectors: Tensor, share: float = 0.5) -> Tensor:
+    """Unit vectors after subtracting a share of their mean: text vectors crowd in a cone, which flattens cosines."""
+    return functional.normalize(vectors - share * vectors.mean(0), dim=-1)

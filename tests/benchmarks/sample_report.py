@@ -1,0 +1,233 @@
+"""A report with MADE-UP numbers, for tests of the rendering only: no model was trained to get them."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+# name: (role, ndcg, recall, tail ndcg, tail recall, coverage, tail coverage, gini)
+QUALITY = {
+    "teacher": ("teacher", 0.2811, 0.2442, 0.0312, 0.0405, 0.412, 0.287, 0.861),
+    "student": ("student", 0.2750, 0.2391, 0.0334, 0.0431, 0.448, 0.331, 0.842),
+    "student_without_distillation": ("control", 0.2671, 0.2328, 0.0402, 0.0488, 0.471, 0.362, 0.829),
+    "student_onnx_fp32": ("export", 0.2750, 0.2391, 0.0334, 0.0431, 0.448, 0.331, 0.842),
+    "student_onnx_int8": ("export", 0.2741, 0.2379, 0.0329, 0.0427, 0.446, 0.327, 0.844),
+    "popularity": ("baseline", 0.1031, 0.0882, 0.0, 0.0, 0.052, 0.0, 0.985),
+    "itemknn": ("baseline", 0.2386, 0.2105, 0.0141, 0.0189, 0.391, 0.214, 0.872),
+    "ease": ("baseline", 0.2512, 0.2214, 0.0162, 0.0214, 0.352, 0.201, 0.888),
+}
+METRICS = ("ndcg@10", "recall@10", "tail_ndcg@10", "tail_recall@10", "coverage@10", "tail_coverage@10", "gini@10")
+HALF_WIDTH = (0.0132, 0.0121, 0.0048, 0.0061, 0.011, 0.013, 0.006)
+# name: (parameters, bytes, p50 ms) at batch 1
+COST = {
+    "teacher": (23_902_464, 96_214_016, 88.4),
+    "student": (221_635, 890_112, 0.412),
+    "student_without_distillation": (221_635, 890_112, 0.409),
+    "student_onnx_fp32": (221_635, 903_418, 0.0382),
+    "student_onnx_int8": (221_635, 268_290, 0.0311),
+    "popularity": (None, None, None),
+    "itemknn": (None, 22_632_000, 1.93),
+    "ease": (2_829_124, 11_316_496, 2.74),
+}
+SEGMENTS = {
+    "teacher": ((0.331, 0.342, 0.352), (0.142, 0.164, 0.178), (0.021, 0.033, 0.041)),
+    "student": ((0.322, 0.334, 0.347), (0.139, 0.158, 0.173), (0.022, 0.036, 0.043)),
+    "student_without_distillation": ((0.304, 0.319, 0.341), (0.126, 0.149, 0.171), (0.026, 0.043, 0.052)),
+}
+
+
+def sample_report() -> dict[str, Any]:
+    """A complete report of the fixed shape, every optional key included. All numbers are invented."""
+    return {
+        "title": "Made-up numbers for tests: films, text-tower teacher",
+        "models": [_model(name) for name in QUALITY],
+        "distillation": {
+            "ndcg@10": {
+                "retention": 0.9783,
+                "gain": 0.0296,
+                "gap_closed": 0.564,
+                "gain_interval": [0.0081, 0.0514],
+                "p_value": 0.0042,
+            },
+            "tail_ndcg@10": {
+                "retention": 1.0705,
+                "gain": -0.1692,
+                "gap_closed": None,
+                "gain_interval": [-0.298, -0.031],
+                "p_value": 0.018,
+            },
+        },
+        "teacher_gate": {
+            "passed": True,
+            "best_baseline": "ease",
+            "margin": 0.0299,
+            "interval": [0.0192, 0.0405],
+            "p_value": 0.0001,
+            "strata": {
+                "head": {"passed": True, "margin": 0.031, "interval": [0.018, 0.044]},
+                "mid": {"passed": True, "margin": 0.022, "interval": [0.009, 0.035]},
+                "tail": {"passed": True, "margin": 0.015, "interval": [-0.002, 0.032]},
+            },
+        },
+        "data": {
+            "name": "films (made up)",
+            "fingerprint": "5b1f0e9c6a2d4f83a7c0d9e8b6f5a4c3d2e1f0a9b8c7d6e5f4a3b2c1d0e9f8a7",
+            "users": 943,
+            "items": 1682,
+            "interactions": 100_000,
+            "split": "user_ratio 0.7 / 0.1 / 0.2",
+            "tail": {
+                "headline": {
+                    "threshold": 118,
+                    "items": 1231,
+                    "share_of_items": 0.7319,
+                    "share_of_interactions": 0.1994,
+                },
+                "bottom_80": {
+                    "threshold": 155,
+                    "items": 1345,
+                    "share_of_items": 0.7996,
+                    "share_of_interactions": 0.2612,
+                },
+            },
+            "summary": {
+                "rows read": 100_000,
+                "duplicates dropped": 0,
+                "items without text": 1,
+                "cold items in test": 32,
+            },
+        },
+        "teacher": {"weights": {"text_tower": 0.73, "text_space": 0.91, "ease": 0.55}},
+        "examples": _examples(),
+        "curves": {
+            "student": _curve(0.274, 3.1, 1.7),
+            "student_without_distillation": _curve(0.266, 6.9, 5.2),
+        },
+        "exposure": {
+            "teacher": _exposure(5.2),
+            "student": _exposure(4.4),
+            "student_without_distillation": _exposure(3.9),
+            "ease": _exposure(8.5),
+            "popularity": _exposure(60.0),
+        },
+        "export_gate": {
+            "fp32": {"passed": True, "overlap@10": 1.0, "max_score_error": 3.1e-6, "retention": 1.0},
+            "int8": {"passed": True, "overlap@10": 0.962, "max_score_error": 0.043, "retention": 0.9967},
+        },
+        "settings": {
+            "run": {"name": "films", "folder": "runs"},
+            "seed": 0,
+            "student": {"name": "hybrid_cf", "dim": 64},
+            "losses": [{"name": "cross_entropy", "weight": 0.1}, {"name": "listwise_kl", "weight": 0.63}],
+        },
+        "environment": {
+            "python": "3.11.7",
+            "platform": "Linux",
+            "processors": "2",
+            "torch": "2.13.0",
+            "onnxruntime": "1.32.0",
+        },
+        "stages": {"data": 1.4, "teacher": 412.7, "scores": 38.2, "student": 96.4, "export": 7.9, "report": 31.0},
+        "command": "distill run configs/films.yaml seed=0",
+    }
+
+
+def minimal_report() -> dict[str, Any]:
+    """The same without any optional key: what the pipeline always writes, nothing else."""
+    report = sample_report()
+    for key in ("examples", "curves", "exposure", "export_gate", "stages", "settings", "teacher"):
+        del report[key]
+    for model in report["models"]:
+        model.pop("segments", None)
+        model.update(latency_ms=None, parameters=None, bytes=None)
+    return report
+
+
+def failed_gate_report() -> dict[str, Any]:
+    """The same with a teacher that loses to EASE."""
+    report = copy.deepcopy(sample_report())
+    report["teacher_gate"] = {
+        "passed": False,
+        "best_baseline": "ease",
+        "margin": -0.0123,
+        "interval": [-0.022, -0.003],
+        "p_value": 0.011,
+        "strata": {"head": {"passed": False, "margin": -0.02}, "tail": {"passed": True, "margin": 0.004}},
+    }
+    return report
+
+
+def _model(name: str) -> dict[str, Any]:
+    role, *values = QUALITY[name]
+    parameters, size, p50 = COST[name]
+    model = {
+        "name": name,
+        "role": role,
+        "seed": 0,
+        "metrics": dict(zip(METRICS, values, strict=True)),
+        "intervals": {
+            m: [max(v - h, 0.0), v + h] if v else [0.0, 0.0]
+            for m, v, h in zip(METRICS, values, HALF_WIDTH, strict=True)
+        },
+        "parameters": parameters,
+        "bytes": size,
+        "latency_ms": None if p50 is None else {"batch_1": {"p50": p50, "p90": p50 * 1.2, "p99": p50 * 1.9}},
+    }
+    if name in SEGMENTS:
+        model["segments"] = {"item × user": _segments(SEGMENTS[name])}
+    return model
+
+
+def _segments(values: tuple[tuple[float, ...], ...]) -> list[list[dict[str, Any]]]:
+    return [
+        [
+            {
+                "item": item,
+                "user": user,
+                "ndcg@10": v,
+                "low": max(v - 0.02, 0.0),
+                "high": v + 0.02,
+                "users": 314 - 40 * i,
+            }
+            for user, v in zip(("low", "mid", "high"), row, strict=True)
+        ]
+        for i, (item, row) in enumerate(zip(("head", "mid", "tail"), values, strict=True))
+    ]
+
+
+def _curve(best: float, first_loss: float, last_loss: float) -> list[dict[str, float]]:
+    """Ten epochs that rise to `best` and fall off a little at the end."""
+    return [
+        {
+            "step": 90 * epoch,
+            "epoch": float(epoch),
+            "loss": last_loss + (first_loss - last_loss) * math.exp(-0.5 * epoch),
+            "ndcg@10": best * (1 - 0.45 * math.exp(-0.7 * epoch)) - 0.0006 * max(epoch - 7, 0),
+        }
+        for epoch in range(1, 11)
+    ]
+
+
+def _exposure(steepness: float) -> list[float]:
+    """Cumulative shares on a grid of 101 points from 0 to 1."""
+    return [(1 - math.exp(-steepness * i / 100)) / (1 - math.exp(-steepness)) for i in range(101)]
+
+
+def _examples() -> list[dict[str, Any]]:
+    return [
+        {
+            "user": user,
+            "activity": activity,
+            "history": [f"Film {activity} {n} (19{70 + n})" for n in range(1, 9)],
+            "lists": {
+                "teacher": [f"Quiet Harbour {n} (19{80 + n})" for n in range(1, 11)],
+                "student": [f"Quiet Harbour {n} (19{80 + n})" for n in (2, 1, 3, 5, 14, 4, 7, 15, 9, 6)],
+                "student_without_distillation": [
+                    f"Quiet Harbour {n} (19{80 + n})" for n in (3, 16, 1, 17, 2, 8, 18, 5, 19, 11)
+                ],
+            },
+            "truth": ["Quiet Harbour 2 (1982)", "Quiet Harbour 5 (1985)", "Quiet Harbour 16 (1996)"],
+        }
+        for user, activity in ((17, "low"), (204, "low"), (377, "mid"), (512, "high"), (881, "high"))
+    ]
