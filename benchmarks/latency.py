@@ -50,7 +50,7 @@ def measure_interleaved(
         for call in models.values():
             warm(call, warmup)
         for turn in range(ROUNDS):
-            names = list(models) if turn % 2 == 0 else list(reversed(models))
+            names = list(models) if turn % 2 == 0 else list(models)[::-1]
             for name in names:
                 start, stop = (calls[name] * t // ROUNDS for t in (turn, turn + 1))
                 times[name] += timed(models[name], range(start, stop))

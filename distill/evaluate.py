@@ -32,10 +32,9 @@ from distill.ranking.segments import describe_tails, three_by_three
 from distill.ranking.strata import by_segment
 from distill.runs import MANIFEST, open_stage, write_json
 
-DESCRIPTION = (
-    "Evaluates recommendations on prepared data: full-catalogue metrics with 95 % intervals, both long-tail "
-    "definitions, the 3 x 3 table of item and user segments, and, for several files, a comparison with significance letters."
-)
+DESCRIPTION = """Evaluates recommendations on prepared data: full-catalogue metrics with 95 % intervals, both long-tail
+definitions, the 3 x 3 table of item and user segments, and, for several files, a comparison
+with significance letters."""
 EXAMPLES = """examples:
   distill evaluate --recommendations recs.parquet --data runs/quickstart/data
   distill evaluate --recommendations mine.parquet theirs.csv --data runs/quickstart/data --output report.json

@@ -10,7 +10,7 @@ if __name__ == "__main__":  # run as a file: the repository root, not distill/, 
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -28,6 +28,7 @@ from distill.runs import run_stage, write_json
 from distill.serving.runtime import BUNDLE
 from distill.serving.session import Graph
 from students.checkpoint import load_student
+from students.protocol import Student
 from students.protocol import scores as student_scores
 
 GATE = "gate.json"
@@ -56,11 +57,11 @@ def build(config: Config, folder: Path) -> dict[str, Any]:
     """Writes and checks every variant; bundle.json comes last, so that a failed export leaves nothing that opens."""
     (folder / BUNDLE).unlink(missing_ok=True)
     dataset = Dataset.read(config.folder / "data")
-    student = load_student(config.folder / "student")
+    student = cast(Student, load_student(config.folder / "student"))
     if student.n_items != dataset.n_items:
         raise UserError(
-            f"{config.folder / 'student'} ranks {student.n_items} items, but the data set has {dataset.n_items}. Train it on "
-            f"this data set: distill train-student {config.source}"
+            f"{config.folder / 'student'} ranks {student.n_items} items, but the data set has {dataset.n_items}. "
+            f"Train it on this data set: distill train-student {config.source}"
         )
     models = {}
     for variant, model in build_graphs(student, config.export.variants, config.fit.max_length).items():
@@ -73,8 +74,9 @@ def build(config: Config, folder: Path) -> dict[str, Any]:
     if failed:
         lines = "; ".join(f"{variant}: {', '.join(reasons)}" for variant, reasons in failed.items())
         raise UserError(
-            f"The parity gate failed, so there is no bundle. {lines}. All figures are in {folder / GATE}. Leave the variant "
-            "out of export.variants, or lower export.min_overlap, min_retention or min_tail_retention if that is good enough."
+            f"The parity gate failed, so there is no bundle. {lines}. All figures are in {folder / GATE}. Leave the "
+            "variant out of export.variants, or lower export.min_overlap, export.min_retention or "
+            "export.min_tail_retention if that is good enough."
         )
     dim = student.item_table().shape[1]
     about = write_bundle(
@@ -93,7 +95,7 @@ def build(config: Config, folder: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def check_parity(
-    config: Config, dataset: Dataset, student: torch.nn.Module, models: dict[str, Path]
+    config: Config, dataset: Dataset, student: Student, models: dict[str, Path]
 ) -> dict[str, dict[str, Any]]:
     """Compares the files with the torch student on validation histories, prints the table and returns the figures."""
     cases = gate_cases(cases_of(dataset, VALID))
@@ -101,7 +103,7 @@ def check_parity(
     longest = config.fit.max_length
 
     def score(batch: ContextBatch) -> torch.Tensor:
-        return student_scores(student, torch.from_numpy(batch.history))  # type: ignore[arg-type]
+        return student_scores(student, torch.from_numpy(batch.history))
 
     results = compare(
         {variant: Graph(path.read_bytes(), dataset.n_items) for variant, path in models.items()},

@@ -89,11 +89,12 @@ def asked_history(chosen: argparse.Namespace, bundle: Bundle) -> np.ndarray:
     """The history that the arguments ask for, as item indices int64 (L,)."""
     if chosen.user is not None:
         return user_history(bundle_folder(chosen.folder).parent / "data", chosen.user, bundle)
+    items = bundle.items
     if chosen.history is not None:
-        words, find = chosen.history.split(","), bundle.items.index_of_id
+        found = [items.index_of_id(word.strip()) for word in chosen.history.split(",") if word.strip()]
     else:
-        words, find = chosen.titles.split(";"), bundle.items.index_of_title
-    return np.array([find(word.strip()) for word in words if word.strip()], np.int64)
+        found = [items.index_of_title(words) for words in chosen.titles.split(";") if words.strip()]
+    return np.array(found, np.int64)
 
 
 def user_history(data: Path, user_id: str, bundle: Bundle) -> np.ndarray:
@@ -106,7 +107,8 @@ def user_history(data: Path, user_id: str, bundle: Bundle) -> np.ndarray:
 
     if not (data / "dataset.json").is_file():
         raise UserError(
-            f"--user needs the run's prepared data, and {data} holds none. Give the history itself with --history or --titles."
+            f"--user needs the run's prepared data, and {data} holds none. "
+            "Give the history itself with --history or --titles."
         )
     dataset = Dataset.read(data)
     if dataset.fingerprint != bundle.about["data"]:

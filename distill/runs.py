@@ -19,6 +19,7 @@ from distill.progress import is_main_process, say
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
+PARTIAL = ".partial"  # ending of a stage's folder until it is done
 WORK = ".work"  # checkpoints of a stage in progress; removed when it is done
 PACKAGES = ("taildistill", "torch", "transformers", "accelerate", "deepspeed", "onnx", "onnxruntime", "numpy", "polars")
 COMMANDS = {
@@ -59,7 +60,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def open_stage(folder: Path, config_source: str = "CONFIG", verify: bool = True) -> dict[str, Any]:
+def open_stage(folder: Path, config_source: str = "CONFIG") -> dict[str, Any]:
     """Opens a finished stage for reading.
 
     Raises:
@@ -69,7 +70,7 @@ def open_stage(folder: Path, config_source: str = "CONFIG", verify: bool = True)
     command = f"distill {COMMANDS.get(folder.name, folder.name)} {config_source}"
     if manifest is None:
         raise UserError(f"{folder} is not there or not finished. Make it with: {command}")
-    for name, expected in manifest["files"].items() if verify else ():
+    for name, expected in manifest["files"].items():
         path = folder / name
         found = sha256(path) if path.is_file() else "no such file"
         if found != expected:
@@ -90,12 +91,15 @@ def run_stage(
 ) -> Path:
     """Runs one stage, unless its folder already holds the result of the same settings and inputs.
 
+    The result grows in `<folder>.partial` and takes the folder's place when it is whole, so a mistake in the settings never
+    costs a finished result, and a killed stage finds there what it had done.
+
     Args:
         folder: The stage's folder; its name is the stage.
         settings: Plain values that decide the result; a change of any makes the stage run again.
         inputs: Folders of the stages it reads; each must be finished and unaltered.
-        build: Writes the result into the folder. Checkpoints of work in progress go to `<folder>/.work`. What it returns
-            is kept in the manifest under "result".
+        build: Writes the result into the folder it is given. Checkpoints of work in progress go to its `.work`. What it
+            returns is kept in the manifest under "result".
         config_source: For the commands in messages.
         barrier: Waits for the other processes of a launch; the main one alone clears and seals the folder.
         command: The command that regenerates the folder, kept in the manifest.
@@ -115,36 +119,41 @@ def run_stage(
     if manifest and {k: manifest[k] for k in wanted} == wanted and _whole(folder, manifest):
         say(f"{folder}: up to date")
         return folder
+    partial = folder.with_name(folder.name + PARTIAL)
     if is_main_process():
-        started = folder / STARTED
-        if folder.exists() and not (started.is_file() and json.loads(started.read_text()) == wanted):
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / MANIFEST).unlink(missing_ok=True)
+        started = partial / STARTED
+        if partial.exists() and not (started.is_file() and json.loads(started.read_text()) == wanted):
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True, exist_ok=True)
         write_json(started, wanted)
     barrier()
     begin = time.perf_counter()
-    result = build(folder)
+    result = build(partial)
     barrier()
     if is_main_process():
         seconds = time.perf_counter() - begin
-        shutil.rmtree(folder / WORK, ignore_errors=True)
-        seal(folder, wanted, result or {}, seconds, command)
+        shutil.rmtree(partial / WORK, ignore_errors=True)
+        seal(partial, folder.name, wanted, result or {}, seconds, command)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.replace(folder)
         say(f"{folder}: done in {seconds:.1f} s")
     barrier()
     return folder
 
 
-def seal(folder: Path, wanted: Mapping[str, Any], result: Mapping[str, Any], seconds: float, command: str) -> None:
+def seal(
+    folder: Path, stage: str, wanted: Mapping[str, Any], result: Mapping[str, Any], seconds: float, command: str
+) -> None:
     """Writes the manifest of a finished stage, last of all its files."""
     files = {
         str(p.relative_to(folder)): sha256(p)
         for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name not in (MANIFEST, STARTED) and "logs" not in p.relative_to(folder).parts
+        if p.is_file() and p.name not in (MANIFEST, STARTED)
     }
     manifest = {
         **wanted,
-        "fingerprint": digest([folder.name, wanted, files]),
+        "fingerprint": digest([stage, wanted, files]),
         "files": files,
         "result": result,
         "seconds": round(seconds, 2),

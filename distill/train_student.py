@@ -50,7 +50,7 @@ def train_one(config: Config, name: str) -> Path:
     distilled = name == STUDENT
     losses, settings = (config.losses, config.fit) if distilled else (config.control_losses, config.control_fit)
     inputs = [config.folder / "data", config.folder / "teacher"]
-    accelerator = make_accelerator(config.run.tracker, config.folder / name / "logs")
+    accelerator = make_accelerator(config.run.tracker, config.folder / "logs" / name)
     return run_stage(
         config.folder / name,
         settings={

@@ -39,7 +39,7 @@ def main(config: Config) -> Path:
     if not config.teacher.members:
         raise UserError("'teacher.members' is empty: name at least one member, for instance ease: {name: ease}.")
     folder = config.folder / "teacher"
-    accelerator = make_accelerator(config.run.tracker, folder / "logs")
+    accelerator = make_accelerator(config.run.tracker, config.folder / "logs" / "teacher")
     return run_stage(
         folder,
         settings={"teacher": to_tree(config.teacher), "seed": config.seed},

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertTokenizerFast
+from transformers import PretrainedConfig as BodyConfig
 from transformers import PreTrainedModel as Body
 from transformers import PreTrainedTokenizerBase as BodyTokenizer
 from transformers.utils import logging
@@ -19,7 +20,17 @@ from distill.errors import UserError
 PACKAGE = "package:"
 SCRATCH = "scratch"
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-ATTENTION = "sdpa"
+# Fused attention is made for GPUs and long texts: on a CPU, with 48 tokens, its backward pass takes half of a step.
+ATTENTION = "sdpa" if torch.cuda.is_available() else "eager"
+DROPOUTS = (  # what the families call it
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "dropout",
+    "attention_dropout",
+    "embd_pdrop",
+    "resid_pdrop",
+    "attn_pdrop",
+)
 
 
 def locate(name: str) -> str | Path:
@@ -40,16 +51,20 @@ def locate(name: str) -> str | Path:
         if not folder.is_dir():
             if looks_like_path:
                 raise UserError(
-                    f"backbone '{name}': there is no such folder. Give a hub id (owner/model), a folder with config.json "
-                    f"and model.safetensors, '{PACKAGE}name/folder', or '{SCRATCH}'."
+                    f"backbone '{name}': there is no such folder. Give a hub id (owner/model), a folder with "
+                    f"config.json and model.safetensors, '{PACKAGE}name/folder', or '{SCRATCH}'."
                 )
             return name
     _check_folder(name, folder)
     return folder
 
 
-def open_backbone(name: str) -> tuple[Body, BodyTokenizer]:
+def open_backbone(name: str, dropout: float | None = None) -> tuple[Body, BodyTokenizer]:
     """Opens a pretrained encoder and its tokenizer; weights come from safetensors only, remote code is never run.
+
+    Args:
+        name: See `locate`.
+        dropout: Replaces every dropout probability of the model's own configuration.
 
     Raises:
         UserError: Nothing usable is found under the name; the message says where was looked.
@@ -59,8 +74,15 @@ def open_backbone(name: str) -> tuple[Body, BodyTokenizer]:
     logging.set_verbosity_error()
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        _set_dropout(config, dropout)
         body = AutoModel.from_pretrained(
-            place, trust_remote_code=False, use_safetensors=True, attn_implementation=ATTENTION, dtype=torch.float32
+            place,
+            config=config,
+            trust_remote_code=False,
+            use_safetensors=True,
+            attn_implementation=ATTENTION,
+            dtype=torch.float32,
         )
     except (OSError, ValueError) as error:
         where = f"folder {place}" if isinstance(place, Path) else f"local folder '{name}' (none), then hub id '{name}'"
@@ -74,13 +96,21 @@ def open_backbone(name: str) -> tuple[Body, BodyTokenizer]:
         logging.set_verbosity(noise)
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
-            raise UserError(f"backbone '{name}': its tokenizer has neither a padding nor an end token, so texts can't be batched.")
+            raise UserError(
+                f"backbone '{name}': its tokenizer has neither a padding nor an end token, so texts can't be batched."
+            )
         tokenizer.pad_token = tokenizer.eos_token
     return _without_pooler(body), tokenizer
 
 
 def scratch_backbone(
-    texts: list[str], vocabulary: int, hidden_size: int, layers: int, max_tokens: int, seed: int
+    texts: list[str],
+    vocabulary: int,
+    hidden_size: int,
+    layers: int,
+    max_tokens: int,
+    seed: int,
+    dropout: float | None = None,
 ) -> tuple[Body, BodyTokenizer]:
     """A small BERT with random weights and a lower-case WordPiece tokenizer made from `texts`.
 
@@ -97,6 +127,7 @@ def scratch_backbone(
         max_position_embeddings=max(max_tokens, 16),
         attn_implementation=ATTENTION,
     )
+    _set_dropout(config, dropout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = AutoModel.from_config(config)
@@ -106,8 +137,9 @@ def scratch_backbone(
 def wordpiece(texts: list[str], size: int) -> BodyTokenizer:
     """A WordPiece tokenizer in the form BERT reads, of at most `size` tokens, made by counting.
 
-    The vocabulary holds single characters, the most frequent words, and the most frequent ends of all other words. The
-    trainer of the tokenizers library would break ties by the order of a hash table: another vocabulary in every process.
+    The vocabulary holds single characters, the most frequent words, and the most frequent ends of all other words.
+    The trainer of the tokenizers library breaks ties by the order of a hash table, so that every process of a launch
+    would end with another vocabulary.
     """
     core = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     core.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -154,7 +186,9 @@ def freeze(body: Body, frozen_layers: int) -> None:
     layers = layers_of(body)
     if layers is None or frozen_layers >= len(layers):
         found = "no stack of layers" if layers is None else f"{len(layers)} layers"
-        raise UserError(f"frozen_layers is {frozen_layers}, but the backbone has {found}; at least one must stay trainable.")
+        raise UserError(
+            f"frozen_layers is {frozen_layers}, but the backbone has {found}; at least one must stay trainable."
+        )
     embeddings = getattr(body, "embeddings", None) or body.get_input_embeddings()
     for module in (embeddings, *layers[:frozen_layers]):
         module.requires_grad_(False)
@@ -163,6 +197,12 @@ def freeze(body: Body, frozen_layers: int) -> None:
 def _most_frequent(counts: Counter[str], number: int) -> list[str]:
     """The `number` most frequent strings; ties in alphabetical order."""
     return sorted(counts, key=lambda string: (-counts[string], string))[: max(0, number)]
+
+
+def _set_dropout(config: BodyConfig, dropout: float | None) -> None:
+    for name in DROPOUTS if dropout is not None else ():
+        if isinstance(getattr(config, name, None), int | float):
+            setattr(config, name, dropout)
 
 
 def _package_folder(name: str) -> Path:
@@ -182,7 +222,9 @@ def _package_folder(name: str) -> Path:
 def _check_folder(name: str, folder: Path) -> None:
     """Tells a half-downloaded or unsafe folder from a whole one, before transformers fails in its own words."""
     if not (folder / "config.json").is_file():
-        raise UserError(f"backbone '{name}': {folder} has no config.json; it is no Hugging Face model or only half downloaded.")
+        raise UserError(
+            f"backbone '{name}': {folder} has no config.json; it is no Hugging Face model or only half downloaded."
+        )
     if any(folder.glob("*.safetensors")):
         return
     if any(folder.glob("*.bin")):
@@ -196,5 +238,5 @@ def _check_folder(name: str, folder: Path) -> None:
 def _without_pooler(body: Body) -> Body:
     """Drops BERT's pooler: mean pooling doesn't use it, and data-parallel training stumbles over unused parameters."""
     if getattr(body, "pooler", None) is not None:
-        body.pooler = None
+        setattr(body, "pooler", None)  # noqa: B010 - the type of a module's attribute is not ours to declare
     return body

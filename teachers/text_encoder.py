@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase as BodyTokenizer
 
 from distill.job import Batch
 from teachers.backbone import layers_of
-from teachers.contrastive import gather_rows, info_nce
+from teachers.contrastive import Side, info_nce
 
 CHARACTERS_PER_TOKEN = 32  # far more than any text needs; keeps the tokenizer away from texts of megabytes
 RESUMABLE = ("bert", "roberta", "xlm-roberta", "camembert")  # families whose layers take (hidden states, additive mask)
@@ -79,8 +79,8 @@ def tokenise(texts: list[str], tokenizer: BodyTokenizer, max_tokens: int) -> Tex
 class TextEncoder(nn.Module):
     """A transformer encoder with mean pooling and unit vectors.
 
-    `forward` takes what `Texts.batch` gives and returns `{"vectors": (M, h)}`; with the pairs of a training batch beside it
-    (`left`, `right`: rows of the batch, (B,); `item`, `log_popularity`: of each row, (M,)) it returns `{"loss": scalar}`.
+    `forward` takes what `Texts.batch` gives and returns `{"vectors": (M, h)}`. With the pairs of a training batch beside
+    it (`left`, `right`: rows of the batch, (B,); `item`, `log_popularity`: of each row, (M,)) it returns the loss.
     """
 
     def __init__(self, body: Body, pooling: str, temperature: float) -> None:
@@ -96,12 +96,9 @@ class TextEncoder(nn.Module):
         vectors = functional.normalize(pool(hidden, batch["mask"], self.pooling), dim=-1)
         if "left" not in batch:
             return {"vectors": vectors}
-        gathered = [
-            gather_rows(column[batch[side]])
-            for side in ("left", "right")
-            for column in (vectors, batch["item"], batch["log_popularity"])
-        ]
-        return {"loss": info_nce(*gathered, temperature=self.temperature)}
+        rows = Side(vectors, batch["item"], batch["log_popularity"])
+        left, right = (rows.take(batch[side]).gather() for side in ("left", "right"))
+        return {"loss": info_nce(left, right, self.temperature)}
 
     def _whole(self, batch: Batch) -> Tensor:
         return self.body(input_ids=batch["tokens"], attention_mask=batch["mask"].long()).last_hidden_state
@@ -170,7 +167,9 @@ def resumable(body: Body) -> bool:
 
 def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """0 at tokens and a very negative number at padding, (M, 1, 1, L)."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)[:, None, None]
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)[
+        :, None, None
+    ]
 
 
 def layer_output(layer: nn.Module, hidden: Tensor, mask: Tensor) -> Tensor:

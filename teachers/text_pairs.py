@@ -49,12 +49,13 @@ def length_batches(
     Args:
         numbers: Pair numbers in random order, (P,).
         lengths: Length of each of these pairs, in tokens, (P,).
-        batch_size: Pairs a batch; the last batch of each window may be a little smaller or larger.
+        batch_size: Pairs a batch; one batch of the epoch takes the remainder, so that it may be half smaller or larger.
         rng: Decides the order of the batches.
     """
     count = max(1, round(len(numbers) / batch_size))
-    batches: list[np.ndarray] = []
-    for window in np.array_split(np.arange(len(numbers)), -(-count // WINDOW)):
-        order = window[np.argsort(lengths[window], kind="stable")]
-        batches += np.array_split(numbers[order], max(1, round(len(window) / batch_size)))
-    return [batches[i] for i in rng.permutation(len(batches))]
+    order = np.arange(len(numbers))
+    for first in range(0, len(order), WINDOW * batch_size):
+        window = order[first : first + WINDOW * batch_size]
+        window[:] = window[np.argsort(lengths[window], kind="stable")]
+    batches = np.split(numbers[order], np.arange(1, count) * batch_size)
+    return [batches[i] for i in rng.permutation(count)]

@@ -21,8 +21,8 @@ from teachers.protocol import Inputs
 class TextSpaceModel(nn.Module):
     """e_i = norm(W t_i + id_i), W from the identity, id from zero; query = norm(sum_k a_k pool_k(e)), learned decays.
 
-    Input and output tables are tied: recommending stays a walk in the text space, so items with few or no interactions keep
-    a place in it.
+    Input and output tables are tied: recommending stays a walk in the text space, so items with few or no interactions
+    keep a place in it.
     """
 
     def __init__(self, text: Tensor, decays: tuple[float, ...], scale: float, dropout: float, mlp: bool) -> None:
@@ -71,6 +71,7 @@ class TextSpace:
         scale: float = 20.0,
         dropout: float = 0.5,
         mlp: bool = False,
+        width: int = 0,
         max_length: int = 50,
         epochs: int = 8,
         batch_size: int = 256,
@@ -86,6 +87,7 @@ class TextSpace:
             scale: Starting logit scale.
             dropout: On history vectors and the query.
             mlp: Adds an MLP over the pools, starting at zero.
+            width: Reduces the text vectors to so many principal components, for speed; 0 keeps them whole.
             max_length: Longest history read.
             epochs: Most passes over the train contexts; validation may stop earlier.
             batch_size: Contexts a step.
@@ -94,6 +96,7 @@ class TextSpace:
             seed: Added to the experiment's seed, to make members that differ by seed alone.
         """
         self.vectors, self.decays, self.scale, self.dropout, self.mlp = vectors, tuple(decays), scale, dropout, mlp
+        self.width = width
         self.max_length, self.epochs, self.batch_size = max_length, epochs, batch_size
         self.learning_rate, self.patience, self.seed = learning_rate, patience, seed
         self.model: TextSpaceModel | None = None
@@ -108,6 +111,8 @@ class TextSpace:
             )
         torch.manual_seed(inputs.seed + self.seed)
         text = centred(inputs.vectors[self.vectors].float())
+        if 0 < self.width < text.shape[1]:
+            text = principal(text, self.width)
         self.model = TextSpaceModel(text, self.decays, self.scale, self.dropout, self.mlp)
         contexts = train_contexts(inputs.dataset)
         self.contexts, self.rows = contexts, np.flatnonzero(contexts.target >= 0)
@@ -164,3 +169,9 @@ class TextSpace:
 def centred(vectors: Tensor, share: float = 0.5) -> Tensor:
     """Unit vectors after subtracting a share of their mean: text vectors crowd in a cone, which flattens cosines."""
     return functional.normalize(vectors - share * vectors.mean(0), dim=-1)
+
+
+def principal(vectors: Tensor, width: int) -> Tensor:
+    """Unit vectors (N, width) on the first principal directions of vectors (N, d); the mean is kept, not subtracted."""
+    _, _, directions = torch.linalg.svd(vectors, full_matrices=False)
+    return functional.normalize(vectors @ directions[:width].T, dim=-1)

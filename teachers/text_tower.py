@@ -20,7 +20,7 @@ from distill.progress import say
 from teachers.backbone import ATTENTION, SCRATCH, freeze, open_backbone, scratch_backbone
 from teachers.closed_form import decayed_sum
 from teachers.protocol import Inputs
-from teachers.text_encoder import TextEncoder, Texts, resumable, tokenise
+from teachers.text_encoder import TextEncoder, resumable, tokenise
 from teachers.text_pairs import Pairs, length_batches, neighbour_pairs
 from teachers.text_space import centred
 from teachers.text_vectors import tfidf_vectors
@@ -85,8 +85,8 @@ class TextTower:
             patience: Evaluations without a gain before stopping; 0 never stops early.
             checkpoint_steps: Steps between checkpoints that a killed run resumes from; 0 for none.
             cache_megabytes: The frozen layers' output is kept for all texts where it fits in this; 0 never keeps it.
-            tfidf_share: Share of TF-IDF vectors in the squared norm of the item vectors, 0 to 1; by default 0, and .5 for
-                `scratch`, whose own vectors know little.
+            tfidf_share: Share of TF-IDF vectors in the squared norm of the item vectors, 0 to 1; by default 0, and .5
+                for `scratch`, whose own vectors know little.
             tfidf_width: Dimensions of the TF-IDF vectors.
             vocabulary, hidden_size, layers: Size of the `scratch` backbone.
         """
@@ -108,23 +108,23 @@ class TextTower:
         dataset, self.seed, self.device = inputs.dataset, inputs.seed, inputs.device
         texts = [text.strip() for text in dataset.texts]
         if not any(texts):
-            raise UserError("text_tower: no item has any text. Name the text columns in data.columns, or drop this member.")
+            raise UserError(
+                "text_tower: no item has any text. Name the text columns in data.columns, or drop this member."
+            )
         self.empty = torch.tensor([not text for text in texts])
         if self.empty.any():
             say(f"text_tower: {int(self.empty.sum())} of {len(texts)} items have no text; they get the mean vector.")
         if self.backbone == SCRATCH:
-            sizes = (self.vocabulary, self.hidden_size, self.layers)
-            self.body, self.tokenizer = scratch_backbone(texts, *sizes, self.max_tokens, self.seed)
+            sizes = (self.vocabulary, self.hidden_size, self.layers, self.max_tokens)
+            self.body, self.tokenizer = scratch_backbone(texts, *sizes, self.seed, self.dropout)
         else:
-            self.body, self.tokenizer = open_backbone(self.backbone)
+            self.body, self.tokenizer = open_backbone(self.backbone, self.dropout)
         self._check_length()
-        if self.dropout is not None:
-            for module in self.body.modules():
-                if isinstance(module, nn.Dropout):
-                    module.p = self.dropout
         freeze(self.body, self.frozen_layers)
         self.texts = tokenise(texts, self.tokenizer, self.max_tokens)
-        popularity = torch.from_numpy(dataset.popularity + 1.0).float()  # +1: an item without events is never in a batch
+        popularity = torch.from_numpy(
+            dataset.popularity + 1.0
+        ).float()  # +1: an item without events is never in a batch
         self.log_popularity = (popularity / popularity.sum()).log()
         self.encoder = TextEncoder(self.body, self.pooling, self.temperature)
         self.pairs: Pairs = neighbour_pairs(dataset.lists(TRAIN, TRAIN))
@@ -154,12 +154,13 @@ class TextTower:
 
     def refresh(self, model: nn.Module, accelerator: Any) -> None:
         """Encodes the catalogue with the (wrapped) model; each process of a launch takes its share of the texts."""
-        self._encode(model, accelerator.device, accelerator.num_processes, accelerator.process_index, accelerator.reduce)
+        self._encode(
+            model, accelerator.device, accelerator.num_processes, accelerator.process_index, accelerator.reduce
+        )
 
     def finish(self, weights: dict[str, Tensor]) -> None:
         """Puts the best weights into a fresh encoder (an engine may have split or rounded the old one) and encodes."""
         body = AutoModel.from_config(self.body.config, attn_implementation=ATTENTION)
-        body.pooler = None
         freeze(body, self.frozen_layers)
         self.body = body
         self.encoder = TextEncoder(body, self.pooling, self.temperature)
@@ -253,4 +254,6 @@ class TextTower:
     def _check_length(self) -> None:
         longest = getattr(self.body.config, "max_position_embeddings", None)
         if longest is not None and self.max_tokens > longest:
-            raise UserError(f"text_tower: max_tokens is {self.max_tokens}, but the backbone reads at most {longest} tokens.")
+            raise UserError(
+                f"text_tower: max_tokens is {self.max_tokens}, but the backbone reads at most {longest} tokens."
+            )

@@ -26,7 +26,7 @@ def write_report(report: Report, folder: Path) -> None:
     """Writes report.json, report.html, report.md, report.csv and report.tex, each of them whole or not at all.
 
     Args:
-        report: The shape of docs/report.md. A missing "verdict" is added to report.json; nan and infinities become null.
+        report: The shape of docs/report.md. A missing "verdict" is added to report.json; nan and infinity become null.
         folder: Made where it isn't there.
 
     Raises:

@@ -78,6 +78,7 @@ table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 .scroll thead [aria-sort="ascending"] button::after {{ content: " ↑"; color: var(--ink); }}
 .scroll thead [aria-sort="descending"] button::after {{ content: " ↓"; color: var(--ink); }}
 .scroll small {{ display: block; color: #687282; font-size: .6875rem; font-weight: 400; }}
+.wrapped td {{ white-space: normal; }}
 .models th, .models td {{ padding: 8px 6px; }}
 .models thead th {{ font-size: .75rem; }}
 .models tbody th {{ border-left: 5px solid var(--role); font-weight: 600; }}
@@ -91,14 +92,15 @@ table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 .no {{ color: var(--bad); font-weight: 700; }}
 .hidden {{ position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }}
 
-.charts {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 20px; }}
+.charts {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); gap: 20px; }}
 figure {{ margin: 0; padding: 18px 20px 14px; background: var(--card); border: 1px solid var(--line);
   border-radius: 10px; }}
 figcaption {{ font-size: .8125rem; color: var(--muted); }}
 .chart {{ display: block; width: 100%; max-width: 480px; height: auto; margin: 6px auto 8px; }}
 .chart * {{ stroke-linejoin: round; }}
+.chart text {{ paint-order: stroke; stroke: #fff; stroke-width: 3px; }}
 
-.heats {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 20px; }}
+.heats {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr)); gap: 20px; }}
 .heats > div {{ padding: 16px; background: var(--card); border: 1px solid var(--line); border-radius: 10px; }}
 .heat {{ width: 100%; border-spacing: 3px; border-collapse: separate; table-layout: fixed; }}
 .heat caption {{ padding: 0 0 8px; text-align: left; font-weight: 600; }}
@@ -111,6 +113,7 @@ figcaption {{ font-size: .8125rem; color: var(--muted); }}
 .heat small span {{ display: inline-block; padding: 0 3px; }}
 
 .example {{ margin-top: 12px; }}
+.example .scroll {{ border-width: 1px 0 0; border-radius: 0 0 10px 10px; }}
 .example summary {{ padding: 14px 20px; }}
 .example summary h3 {{ display: inline; margin: 0 10px 0 4px; }}
 .example summary span {{ color: var(--muted); font-size: .875rem; font-weight: 400; }}

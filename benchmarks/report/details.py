@@ -8,7 +8,15 @@ from typing import Any
 import yaml
 
 from benchmarks.report.html import Child, Html, data_table, facts, record_table, section, tag
-from benchmarks.report.shape import Report, example_lists, find_model, is_number, label
+from benchmarks.report.shape import (
+    Report,
+    example_lists,
+    export_figures,
+    find_model,
+    is_number,
+    label,
+    tail_definitions,
+)
 from benchmarks.report.text import anything, percent, phrase, seconds
 
 
@@ -22,34 +30,33 @@ def example_section(report: Report) -> Html | None:
 
 def export_section(report: Report) -> Html | None:
     """The parity gate of the exported files."""
-    table = record_table("Exported files against the torch student", "Variant", report.get("export_gate") or {})
+    table = record_table("Exported files against the torch student", "Variant", export_figures(report))
     note = "Each exported file must rank like the torch student before it may be served."
     return section("export", "Export gate", table, note=note) if table else None
 
 
 def data_section(report: Report) -> Html | None:
-    """The data card: sizes, split, fingerprint, tails and what cleaning did."""
+    """The data card: sizes, split, fingerprint, tails, the transfer set and what preparation found."""
     data = report.get("data") or {}
     if not data:
         return None
-    known = {"tail", "summary"}
-    pairs: list[tuple[str, Child]] = [
-        (phrase(key), anything(key, value)) for key, value in data.items() if key not in known
-    ]
-    pairs = [(term, tag("code", value) if term == "Fingerprint" else value) for term, value in pairs]
+    plain = {key: value for key, value in data.items() if key not in ("tail", "summary", "fingerprint")}
+    pairs: list[tuple[str, Child]] = [(phrase(key), anything(key, value)) for key, value in plain.items()]
     users, items, events = (data.get(key) for key in ("users", "items", "interactions"))
     if is_number(users) and is_number(items) and is_number(events) and users and items:
         pairs.append(("Density", percent(events / users / items, 2)))
-    tails = {_tail_name(name): value for name, value in (data.get("tail") or {}).items()}
-    cleaning = data.get("summary") or {}
-    steps = (
-        data_table("What preparation found", ["Step", "Count"], [[str(k), anything(k, v)] for k, v in cleaning.items()])
-        if cleaning
-        else None
-    )
-    return section(
-        "data", "Data card", facts(pairs), record_table("Two definitions of the long tail", "Tail", tails), steps
-    )
+    if data.get("fingerprint"):
+        pairs.append(("Fingerprint", tag("code", str(data["fingerprint"]))))
+    kinds = (report.get("transfer_set") or {}).get("kinds") or {}
+    tails = record_table("Two definitions of the long tail", "Tail", tail_definitions(report))
+    transfer = record_table("What the teacher was asked: contexts of the transfer set", "Kind", kinds)
+    return section("data", "Data card", facts(pairs), tails, transfer, _preparation(data.get("summary") or {}))
+
+
+def _preparation(summary: Mapping[str, Any]) -> Html | None:
+    rows = [[str(step), anything(step, found)] for step, found in summary.items()]
+    table = data_table("What preparation found and did", ["Step", "Found"], rows, class_="wrapped")
+    return tag("details", tag("summary", "Preparation, step by step"), table, class_="example") if rows else None
 
 
 def settings_section(report: Report) -> Html | None:
@@ -120,11 +127,6 @@ def _sentence(name: str, titles: Sequence[str]) -> Html | None:
 def _titles(titles: Sequence[str], truth: set[str]) -> Html:
     hit = tag("span", " ✓", tag("span", " chosen", class_="hidden"))
     return tag("ol", [tag("li", tag("span", t, hit, class_="hit") if t in truth else str(t)) for t in titles])
-
-
-def _tail_name(name: str) -> str:
-    known = {"headline": "Outside the items that hold 80% of interactions", "bottom_80": "The 80% least popular items"}
-    return known.get(name, name)
 
 
 def _share(value: Any, longest: float) -> float:

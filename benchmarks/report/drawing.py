@@ -33,14 +33,21 @@ def draw_lines(figure: Figure, axes: Axes, lines: Sequence[Line], diagonal: bool
         axes.plot(line.x, line.y, color=look.colour, linestyle=look.dashes, linewidth=2)
     axes.set(xlim=axes.get_xlim(), ylim=axes.get_ylim())  # settles the limits: labels are placed in pixels
     paths = [_path(axes, line) for line in lines]
-    anchors = [path[8:192:4] for path in paths]
+    anchors = [path[8:192:6] for path in paths]
     # A label is clearest where its own curve is far from the others.
     crowding = [
         sum((np.clip(40 - _distance(own, other), 0, None) for other in paths if other is not path), np.zeros(len(own)))
         for own, path in zip(anchors, paths, strict=True)
     ]
     extra = [along(axes, (0, 1), (0, 1))] if diagonal else []
-    write_labels(figure, axes, [line.label for line in lines], anchors, np.concatenate([*paths, *extra]), crowding)
+    write_labels(
+        figure,
+        axes,
+        [line.label for line in lines],
+        anchors,
+        np.concatenate([*(path[::3] for path in paths), *extra]),
+        crowding,
+    )
 
 
 def write_labels(
@@ -62,7 +69,7 @@ def write_labels(
         "ha": "left",
         "zorder": 5,
     }
-    texts = [axes.text(0, 0, printable(name), **style) for name in names]
+    texts = [axes.text(0, 0, shorten(name), **style) for name in names]
     extents = [text.get_window_extent(renderer) for text in texts]
     sizes = [(extent.width, extent.height) for extent in extents]
     frame = axes.get_window_extent(renderer)
@@ -76,6 +83,12 @@ def write_labels(
             axes.plot(*np.stack([anchor, nearest]).T, color=MUTED, linewidth=0.7, transform=pixels, zorder=2)
         if anchor_costs:
             axes.plot(*anchor[:, None], "o", color=MUTED, markersize=3, transform=pixels, zorder=4)
+
+
+def shorten(name: str, longest: int = 40) -> str:
+    """A label that fits into a chart; the tables have the whole name."""
+    text = " ".join(printable(name).split())
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def merge(names: Sequence[str], places: np.ndarray, reach: float = 5.0) -> tuple[list[str], np.ndarray]:
@@ -100,9 +113,9 @@ def merge(names: Sequence[str], places: np.ndarray, reach: float = 5.0) -> tuple
 
 
 def along(axes: Axes, x: tuple[float, float], y: tuple[float, float]) -> np.ndarray:
-    """Twelve points on a straight stroke, in pixels, (12, 2)."""
+    """Points every five pixels on a straight stroke, in pixels, (P, 2)."""
     start, end = axes.transData.transform(np.column_stack([x, y]))
-    return np.linspace(start, end, 12)
+    return np.linspace(start, end, 2 + int(np.hypot(*(end - start)) / 5))
 
 
 def _path(axes: Axes, line: Line) -> np.ndarray:

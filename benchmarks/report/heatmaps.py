@@ -46,7 +46,9 @@ def segment_cells(report: Report, name: str) -> Cells:
     Read from rows with "item", "user" and "ndcg@10" (nested 3×3 or one flat list), or from the table[item][user] of
     `distill.ranking.segments.three_by_three`. Cells where nobody takes part are left out.
     """
-    segments = ((find_model(report, name) or {}).get("segments") or {}).get("item × user") or []
+    segments = (find_model(report, name) or {}).get("segments") or []
+    if isinstance(segments, Mapping):
+        segments = segments.get("item × user") or []
     if isinstance(segments, Mapping):
         cells = {(i, u): {OVERALL: c.get("ndcg"), **c} for i, row in segments.items() for u, c in row.items()}
     else:

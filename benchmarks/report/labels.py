@@ -9,7 +9,7 @@ import numpy as np
 ANGLES = np.deg2rad(np.arange(0, 360, 22.5))
 ROUNDS = 4
 # Costs of a place, in pixels of distance that one would rather accept.
-OVERLAP, COVERED_POINT, OUTSIDE = 60.0, 12.0, 500.0
+OVERLAP, COVERED_POINT, CROSSED_LINE, OUTSIDE = 60.0, 12.0, 16.0, 500.0
 
 
 def place_labels(
@@ -28,7 +28,7 @@ def place_labels(
     Args:
         sizes: Width and height of each label in pixels.
         anchors: For each label the points it may stand at, (A_i, 2) in pixels: one for a marker, many for a line.
-        obstacles: Points that shouldn't be covered, (M, 2).
+        obstacles: Points that shouldn't be covered, (M, 2); a line is given as points about five pixels apart.
         bounds: Left, bottom, right and top that a box may not cross.
         anchor_costs: For each label how bad each anchor is, (A_i,) in pixels of distance; none is better by default.
         gaps: Distances between anchor and box to try.
@@ -39,8 +39,10 @@ def place_labels(
     costs = anchor_costs or [np.zeros(len(a)) for a in anchors]
     candidates = [_candidates(np.asarray(a, float), s, gaps) for a, s in zip(anchors, sizes, strict=True)]
     fixed = [
-        _fixed_cost(boxes, distance, obstacles, bounds) + np.repeat(cost, len(distance) // len(cost))
-        for (boxes, _, distance), cost in zip(candidates, costs, strict=True)
+        _fixed_cost(boxes, distance, obstacles, bounds)
+        + CROSSED_LINE * _crossings(boxes, owner, obstacles)
+        + np.repeat(cost, len(distance) // len(cost))
+        for (boxes, owner, distance), cost in zip(candidates, costs, strict=True)
     ]
     # Labels with the fewest good places choose first.
     order = np.argsort([-np.sort(cost)[:8].mean() for cost in fixed], kind="stable")
@@ -80,6 +82,20 @@ def _fixed_cost(
     left, bottom, right, top = bounds
     outside = np.maximum([left, bottom] - boxes[:, :2], 0).sum(1) + np.maximum(boxes[:, 2:] - [right, top], 0).sum(1)
     return distance + COVERED_POINT * inside.sum(1) + OUTSIDE * outside
+
+
+def _crossings(boxes: np.ndarray, owner: np.ndarray, obstacles: np.ndarray) -> np.ndarray:
+    """How often the leader from anchor to box comes upon a line, (C,)."""
+    nearest = np.clip(owner, boxes[:, :2], boxes[:, 2:])
+    crossed = np.zeros(len(boxes))
+    for share in (0.4, 0.6, 0.8):
+        place = owner + share * (nearest - owner)
+        close = np.ones((len(boxes), len(obstacles)), bool)
+        for axis in (0, 1):
+            close &= np.abs(place[:, axis, None] - obstacles[:, axis]) < 3
+        # Close to its own anchor a leader meets its own line, which doesn't count.
+        crossed += close.any(axis=1) & (np.hypot(*(place - owner).T) > 5)
+    return crossed
 
 
 def _overlap(boxes: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -10,12 +10,14 @@ from benchmarks.report.shape import (
     Report,
     as_interval,
     example_lists,
+    export_figures,
     interval,
     is_number,
     label,
     metric_title,
     ordered_models,
     printable,
+    tail_definitions,
 )
 from benchmarks.report.tables import best_rows, columns
 from benchmarks.report.text import anything, number, p_value, percent, phrase, seconds, signed_percent
@@ -34,7 +36,7 @@ def to_markdown(report: Report) -> str:
         _records("Teacher gate by stratum", "Stratum", gate.get("strata")),
         _records("Teacher", "Member", (report.get("teacher") or {}).get("weights"), "Weight"),
         _examples(report),
-        _records("Export gate", "Variant", report.get("export_gate")),
+        _records("Export gate", "Variant", export_figures(report)),
         _data(report),
         _records("Environment", "What", report.get("environment")),
         _stages(report),
@@ -122,7 +124,7 @@ def _data(report: Report) -> str:
         "## Data",
         table(["What", "Value"], [[escape(phrase(k)), escape(anything(k, v))] for k, v in plain.items()]),
     ]
-    tails = _records("", "Tail", data.get("tail"))
+    tails = _records("", "Tail", tail_definitions(report))
     cleaning = data.get("summary") or {}
     steps = (
         table(["Preparation", "Count"], [[escape(k), escape(anything(k, v))] for k, v in cleaning.items()])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,7 +14,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from benchmarks.report.drawing import Line, along, draw_lines, merge, write_labels
 from benchmarks.report.shape import (
+    CONTROL,
     OVERALL,
+    STUDENT,
+    TEACHER,
     Model,
     Report,
     find_model,
@@ -31,6 +35,7 @@ from benchmarks.report.svg import chart, to_svg
 from benchmarks.report.text import duration, size
 
 TAIL_COVERAGE = "tail_coverage@10"
+MAX_CURVES = 8
 
 
 @dataclass(frozen=True)
@@ -92,12 +97,13 @@ def trade_offs(report: Report) -> list[Chart]:
 def exposure(report: Report) -> Chart | None:
     """Cumulative share of all recommendations over items from most to least popular (a concentration curve)."""
     lines = []
-    for name, shares in (report.get("exposure") or {}).items():
+    for name, shares in _main_curves(report.get("exposure")).items():
         y = np.asarray([v for v in shares or () if is_number(v)], float)
         if len(y) < 2:
             continue
-        y = y if y[0] == 0 else np.concatenate([[0.0], y])
-        lines.append(Line(label(name), _role(report, name), np.linspace(0, 1, len(y)), y))
+        # The first value is the share of the single most popular item, so the curve rises steeply from nothing to it.
+        x = np.concatenate([[0.0], np.linspace(0, 1, len(y))])
+        lines.append(Line(label(name), _role(report, name), x, np.concatenate([[0.0], y])))
     if not lines:
         return None
     tail = (((report.get("data") or {}).get("tail") or {}).get("headline") or {}).get("share_of_items")
@@ -124,18 +130,23 @@ def exposure(report: Report) -> Chart | None:
 
 def training_curves(report: Report) -> list[Chart]:
     """Validation accuracy and training loss by epoch, or by step where no epoch was logged."""
-    curves = {name: rows for name, rows in (report.get("curves") or {}).items() if rows}
+    curves = _main_curves(report.get("curves"))
     axis = "epoch" if all(is_number(row.get("epoch")) for rows in curves.values() for row in rows) else "step"
     accuracy = "Measured on validation users while training."
     loss = "Losses of different objectives are not on one scale: read each curve for itself."
-    wanted = ((OVERALL, f"Validation {metric_title(OVERALL)}", accuracy), ("loss", "Training loss", loss))
+    wanted = (
+        # A student's own log calls the validation metric "validation".
+        ("accuracy", (OVERALL, "validation"), f"Validation {metric_title(OVERALL)}", accuracy),
+        ("loss", ("loss",), "Training loss", loss),
+    )
     charts = []
-    for key, title, note in wanted:
+    for identity, keys, title, note in wanted:
         lines = []
         for name, rows in curves.items():
-            pairs = [(row[axis], row[key]) for row in rows if is_number(row.get(axis)) and is_number(row.get(key))]
-            if len(pairs) > 1:
-                x, y = np.asarray(pairs, float).T
+            pairs = [(row.get(axis), next((row[key] for key in keys if key in row), None)) for row in rows]
+            drawn = sorted(pair for pair in pairs if all(is_number(value) for value in pair))
+            if len(drawn) > 1:
+                x, y = np.asarray(drawn, float).T
                 lines.append(Line(label(name), _role(report, name), x, y))
         if not lines:
             continue
@@ -144,9 +155,17 @@ def training_curves(report: Report) -> list[Chart]:
             axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
             draw_lines(figure, axes, lines)
-            svg = to_svg(figure, f"curve-{key.partition('@')[0]}", _describe_lines(title, lines))
+            svg = to_svg(figure, f"curve-{identity}", _describe_lines(title, lines))
         charts.append(Chart(title, note, svg))
     return charts
+
+
+def _main_curves(curves: Mapping[str, Sequence[Any]] | None) -> dict[str, Sequence[Any]]:
+    """The curves that a chart can hold and still be read: teacher, student and undistilled student, then the others."""
+    filled = {name: values for name, values in (curves or {}).items() if values}
+    first = [name for name in (TEACHER, STUDENT, CONTROL) if name in filled]
+    names = [*first, *(name for name in filled if name not in first)][:MAX_CURVES]
+    return {name: filled[name] for name in names}
 
 
 def _points(report: Report, x: Callable[[Model], float | None], x_metric: str = "") -> list[Point]:
@@ -240,15 +259,10 @@ def _set_limits(axes: Axes, points: Sequence[Point], log: bool) -> None:
 
 
 def _describe_lines(title: str, lines: Sequence[Line], at: float | None = None) -> str:
-    parts = []
-    for line in lines:
-        value = (
-            f"{np.interp(at, line.x, line.y):.0%}"
-            if at is not None
-            else f"from {line.y[0]:.4f} to {line.y[-1]:.4f}, best {line.y.max():.4f}"
-        )
-        parts.append(f"{line.label}: {value}")
-    return f"{title}. {'; '.join(parts)}."
+    """A chart in words: each curve's ends, or its height at one place."""
+    ends = {line.label: f"from {line.y[0]:.4f} to {line.y[-1]:.4f}" for line in lines}
+    heights = {line.label: f"{np.interp(at, line.x, line.y):.0%}" for line in lines} if at is not None else ends
+    return f"{title}. {'; '.join(f'{name}: {height}' for name, height in heights.items())}."
 
 
 def _role(report: Report, name: str) -> str:

@@ -41,7 +41,7 @@ from benchmarks.report.shape import (
     speed_up,
 )
 from benchmarks.report.tables import Column, best_rows, columns
-from benchmarks.report.text import duration, number, p_value, percent, signed_percent, size, times
+from benchmarks.report.text import MISSING, duration, number, p_value, percent, signed_percent, size, times
 from benchmarks.report.verdict import inside_noise, verdict_sentences
 
 
@@ -72,7 +72,8 @@ def key_figures(report: Report) -> Html:
         _card("Speed-up", times(factor), timing, "good" if factor and factor > 1 else "bad"),
         _card("Size", size(served.get("bytes")), sizes),
     ]
-    note = f"Speed and size are those of {served['name']}." if served else None
+    measured = factor or is_number(served.get("bytes"))
+    note = f"Speed and size are those of {served['name']}." if measured else None
     return section("figures", "Key figures", tag("dl", cards, class_="cards"), note=note)
 
 
@@ -99,7 +100,8 @@ def model_table(report: Report) -> Html:
     low = [c.title for c in wanted if c.low]
     caption = (
         "Small print: 95% interval over users. Green: best of its column as printed. "
-        f"Lower is better for {', '.join(low)}. Latency of one request at a time."
+        + (f"Lower is better for {', '.join(low)}. " if low else "")
+        + ("p50 and p99 are latencies of one request at a time." if any(c.key == "p50" for c in wanted) else "")
     )
     table = tag("table", wide_caption(caption), tag("thead", head), tag("tbody", rows), class_="models")
     return section("models", "Models", scroll_box("Models compared", table))
@@ -123,7 +125,8 @@ def distillation_section(report: Report) -> Html | None:
     header = ["Metric", "Retention", "Gain", "Significance of the gain", "Gap closed"]
     note = (
         "Retention is student over teacher. Gain is relative to the same student, with the same text vectors and "
-        "budget, trained without distillation. Gap closed is reported only where the teacher's lead over that student is significant."
+        "budget, trained without distillation. Gap closed is reported only where the teacher's lead over that student "
+        "is significant."
     )
     return section(
         "distillation",
@@ -152,9 +155,10 @@ def gate_section(report: Report) -> Html | None:
             ("Significance", p_value(gate.get("p_value"))),
         ]
     pairs += [(f"Weight of {name}", number(value, 2)) for name, value in weights.items()]
+    baselines = record_table("Teacher against each baseline", "Baseline", gate.get("baselines") or {})
     strata = record_table("Teacher gate by stratum", "Stratum", gate.get("strata") or {})
     note = "A teacher is worth distilling only if it beats every baseline on held-out users."
-    return section("gate", "Teacher gate", facts(pairs), strata, note=note)
+    return section("gate", "Teacher gate", facts(pairs), baselines, strata, note=note)
 
 
 def plot_section(report: Report) -> Html | None:
@@ -189,16 +193,17 @@ def curve_section(report: Report) -> Html | None:
 
 
 def _card(title: str, value: str, note: str, state: str = "") -> Html:
-    return tag(
-        "div", tag("dt", title), tag("dd", value, class_="value"), tag("dd", note), class_=f"card {state}".strip()
-    )
+    if value == MISSING:
+        note, state = "not measured", ""
+    cells = [tag("dt", title), tag("dd", value, class_="value"), tag("dd", note)]
+    return tag("div", cells, class_=f"card {state}".strip())
 
 
 def _gain_card(title: str, kept: Mapping[str, Any]) -> Html:
     """Green for a proven gain, red for a proven loss, grey for anything inside the noise; the note says it in words."""
     gain, ends = kept.get("gain"), as_interval(kept.get("gain_interval"))
     if not is_number(gain):
-        return _card(title, "–", "not measured")
+        return _card(title, MISSING, "")
     extent = f"{signed_percent(ends[0])} to {signed_percent(ends[1])}" if ends else p_value(kept.get("p_value"))
     if inside_noise(ends):
         return _card(title, signed_percent(gain), f"inside the noise: {extent}")

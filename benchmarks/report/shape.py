@@ -128,6 +128,28 @@ def shrinkage(report: Report) -> float | None:
     return teacher / served if is_number(teacher) and is_number(served) and teacher and served else None
 
 
+def tail_definitions(report: Report) -> dict[str, Mapping[str, Any]]:
+    """What the report says of each tail definition, by the definition in words."""
+    words = {"headline": "Outside the items that hold 80% of interactions", "bottom_80": "The 80% least popular items"}
+    tails = (report.get("data") or {}).get("tail") or {}
+    return {words.get(name, name): {k: v for k, v in tail.items() if k != "rule"} for name, tail in tails.items()}
+
+
+def export_figures(report: Report) -> dict[str, dict[str, Any]]:
+    """How far each exported variant is from the torch student, flat: whether it passed first, what failed last."""
+    found = {}
+    for variant, gate in (report.get("export_gate") or {}).items():
+        figures = dict(gate) if isinstance(gate, Mapping) else {"passed": gate}
+        kept = figures.pop("retention", {})
+        kept = kept if isinstance(kept, Mapping) else {OVERALL: kept}
+        plain = {k: v for k, v in figures.items() if k != "failures" and not isinstance(v, Mapping)}
+        passed = {"passed": plain.pop("passed")} if "passed" in plain else {}
+        failures = {"failures": figures["failures"]} if "failures" in figures else {}
+        retained = {f"{metric_title(name)} kept": _share(value) for name, value in kept.items()}
+        found[variant] = {**passed, **plain, **retained, **failures}
+    return found
+
+
 def example_lists(example: Mapping[str, Any]) -> dict[str, Sequence[str]]:
     """The recommended titles of one example user by model: teacher, student and undistilled student first."""
     lists = example.get("lists") or {}
@@ -162,6 +184,10 @@ def lower_is_better(name: str) -> bool:
 def printable(text: Any) -> str:
     """Text without control characters and lone surrogates, which neither HTML nor UTF-8 can hold."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+
+
+def _share(value: Any) -> str | None:
+    return f"{100 * value:.1f}%" if is_number(value) else None
 
 
 def _gate_of(name: str, gates: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -86,6 +86,8 @@ def anything(key: str, value: Any) -> str:
         if isinstance(value, int):
             return count(value)
         return number(value) if abs(value) >= 1e-3 or value == 0 else f"{value:.1e}".replace("-", MINUS)
+    if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
+        return "; ".join(value) or MISSING
     ends = as_interval(value) if isinstance(value, list | tuple) else None
     if ends:
         return f"{number(ends[0])} to {number(ends[1])}"

@@ -1,4 +1,4 @@
-"""Accelerate set up the same way for every stage: backend, time-out, trackers, and what DeepSpeed needs without a GPU."""
+"""Accelerate set up the same way for every stage: backend, time-out, trackers, DeepSpeed without a GPU."""
 
 from __future__ import annotations
 
@@ -29,14 +29,20 @@ def make_accelerator(tracker: str = "none", log_folder: Path | None = None) -> A
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed looks for a GPU, and warns
     launched = int(os.environ.get("LOCAL_RANK", "-1")) >= 0
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    if deepspeed:
         _require_deepspeed()
     group = InitProcessGroupKwargs(timeout=TIMEOUT)
-    if launched and not torch.cuda.is_available():
+    several_on_cpu = launched and not torch.cuda.is_available()
+    if several_on_cpu:
         # Accelerate would leave the backend of DeepSpeed processes unset and take each for the only one.
         group.backend = "gloo"
     accelerator = Accelerator(
-        log_with=_tracker(tracker, log_folder), project_dir=log_folder, kwargs_handlers=[group]
+        # Told so, Accelerate synchronises CPU processes; DeepSpeed would be switched off by it.
+        cpu=several_on_cpu and not deepspeed,
+        log_with=_tracker(tracker, log_folder),
+        project_dir=log_folder,
+        kwargs_handlers=[group],
     )
     build_whole(accelerator)
     return accelerator
@@ -71,7 +77,7 @@ def _require_deepspeed() -> None:
     if importlib.util.find_spec("deepspeed") is None:
         raise UserError(
             "The launch file asks for DeepSpeed (distributed_type: DEEPSPEED), but it isn't installed. "
-            "Install it with: pip install taildistill[deepspeed] - or launch with configs/accelerate/cpu2.yaml or ddp.yaml."
+            "Install it with: pip install taildistill[deepspeed] - or launch with cpu2.yaml or ddp.yaml instead."
         )
 
 

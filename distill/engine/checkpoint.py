@@ -67,7 +67,7 @@ def save_checkpoint(
 ) -> None:
     """Writes a checkpoint; called in every process.
 
-    The pointer, progress.json, is replaced last: a kill at any moment leaves a whole checkpoint, the older or the newer.
+    The pointer, progress.json, is replaced last: a kill at any moment leaves a whole checkpoint, old or new.
     """
     target = folder / f"checkpoint-{progress.step}"
     target.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def load_checkpoint(folder: Path, accelerator: Accelerator | Local, model: nn.Mo
     if engine != here or (engine == "deepspeed" and processes != accelerator.num_processes):
         raise UserError(
             f"The checkpoint {source} was written by {processes} process(es) of engine '{engine}', but this run has "
-            f"{accelerator.num_processes} of '{here}'. Go on with the same launch file, or delete {folder} to start over."
+            f"{accelerator.num_processes} of '{here}'. Go on with the same launch file, or delete {folder}."
         )
     if engine == "deepspeed":
         assert isinstance(accelerator, Accelerator)

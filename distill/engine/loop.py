@@ -1,7 +1,7 @@
 """The training loop: one for teachers and students, from one process to DeepSpeed.
 
-Batches are lists of example numbers that depend on (seed, epoch) alone, so a resumed run skips to its step without reading
-what it skips, and each process of a launch takes its share of the same global batch.
+Batches are lists of example numbers that depend on (seed, epoch) alone, so a resumed run skips to its step without
+reading what it skips, and each process of a launch takes its share of the same global batch.
 """
 
 from __future__ import annotations
@@ -210,15 +210,17 @@ def _means(run: _Run) -> dict[str, float]:
     if not all(map(math.isfinite, means.values())):
         kept = f"The last good weights are in {run.folder}. " if (run.folder / BEST).is_file() else ""
         raise UserError(
-            f"{run.label}: the loss became {means['loss']} in epoch {run.progress.epoch + 1}, by step {run.progress.step} "
-            f"of {run.steps}. {kept}Lower the learning rate (now {run.job.learning_rate:g}), or use precision fp32."
+            f"{run.label}: the loss became {means['loss']} in epoch {run.progress.epoch + 1}, by step "
+            f"{run.progress.step} of {run.steps}. {kept}Lower the learning rate (now {run.job.learning_rate:g}), or use precision fp32."
         )
     return means
 
 
 def _log_step(run: _Run) -> None:
     rate = run.optimizer.param_groups[0]["lr"]
-    run.accelerator.log({f"train/{k}": v for k, v in _means(run).items()} | {"train/rate": rate}, step=run.progress.step)
+    run.accelerator.log(
+        {f"train/{k}": v for k, v in _means(run).items()} | {"train/rate": rate}, step=run.progress.step
+    )
 
 
 def _judge(run: _Run, per_epoch: int) -> None:
@@ -261,7 +263,7 @@ def _agreed(value: float, accelerator: Accelerator | Local) -> float:
 
 
 def _configure_deepspeed(accelerator: Any, job: Job) -> None:
-    """DeepSpeed learns batch size and precision from a data loader and a launch file; this loop has its own, so tells it."""
+    """Tells DeepSpeed the batch size and precision that it would learn from a data loader and a launch file."""
     settings = accelerator.state.deepspeed_plugin.deepspeed_config
     settings["train_micro_batch_size_per_gpu"] = max(1, job.micro_batch // accelerator.num_processes)
     settings["gradient_accumulation_steps"] = job.accumulation

@@ -41,7 +41,7 @@ class Exportable(Protocol):
 class _Encoder(nn.Module):
     """`encode` as a forward, which is what the exporter traces."""
 
-    def __init__(self, student: nn.Module) -> None:
+    def __init__(self, student: Exportable) -> None:
         super().__init__()
         self.student = student
 
@@ -49,7 +49,7 @@ class _Encoder(nn.Module):
         return self.student.encode(history)
 
 
-def trace_encoder(student: nn.Module, max_length: int) -> onnx.ModelProto:
+def trace_encoder(student: Exportable, max_length: int) -> onnx.ModelProto:
     """Traces `student.encode` with a dynamic batch size and history length.
 
     Whatever doesn't depend on the history is computed here, once, and stored as its result: a table that the student
@@ -84,6 +84,7 @@ def trace_encoder(student: nn.Module, max_length: int) -> onnx.ModelProto:
             )
         except torch.onnx.OnnxExporterError as error:
             raise UserError(_explain(student, error)) from error
+        assert program is not None  # None is what a deprecated way of calling returns
         optimizer.fold_constants(program.model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
         optimizer.remove_unused_nodes(program.model)
     _rename(program.model, "user.")
@@ -101,8 +102,8 @@ def folded_items(student: Exportable) -> tuple[np.ndarray, np.ndarray]:
     n_items = student.n_items
     if table.ndim != 2 or len(table) != n_items or bias.shape != (n_items,):
         raise UserError(
-            f"{type(student).__name__} has an item table of shape {table.shape} and biases of shape {bias.shape}; expected "
-            f"({n_items}, D) and ({n_items},), one row and one number for each of its {n_items} items."
+            f"{type(student).__name__} has an item table of shape {table.shape} and biases of shape {bias.shape}; "
+            f"expected ({n_items}, D) and ({n_items},), one row and one number for each of its {n_items} items."
         )
     if not np.isfinite(table).all() or np.isnan(bias).any() or (bias == np.inf).any():
         raise UserError(
@@ -148,7 +149,9 @@ def _plain_node(node: onnx.NodeProto) -> onnx.NodeProto:
 def _plain_value(value: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
     kind = value.type.tensor_type
     return onnx.helper.make_tensor_value_info(
-        value.name, kind.elem_type, [d.dim_param or d.dim_value for d in kind.shape.dim]
+        value.name,
+        kind.elem_type,
+        [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in kind.shape.dim],
     )
 
 
@@ -156,7 +159,7 @@ def _plain_tensor(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name)
 
 
-def _explain(student: nn.Module, error: BaseException) -> str:
+def _explain(student: Exportable, error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

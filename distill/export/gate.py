@@ -151,7 +151,7 @@ def _score_differences(
     wanted: np.ndarray,
     ids: np.ndarray,
 ) -> tuple[float, float, int]:
-    """Largest score error, scale of the scores, and places of the lists that differ by more than a tie would explain."""
+    """Largest score error, scale of the scores, and how many places of the lists differ without a tie."""
     rows = min(len(wanted), max(1, MOST_SCORES // graph.n_items))
     step = max(1, 2**22 // graph.n_items)
     error, scale, gaps = 0.0, 1.0, []

@@ -2,8 +2,8 @@
 
     history (B, L) -> encoder -> query (B, D) -> scores (B, N + 1) -> seen items to -inf -> TopK -> ids, scores (B, k)
 
-Item N is padding. It has a row of its own with bias -inf, so that padded places of `seen` may point at it and no column has
-to be added or cut off while serving. Equal scores come out with the lower item index first, which TopK promises.
+Item N is padding. It has a row of its own with bias -inf, so that padded places of `seen` may point at it and no column
+has to be added or cut off while serving. Equal scores come out with the lower item index first, which TopK promises.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def build_graphs(student: Exportable, variants: list[str], max_length: int) -> d
         max_length: Longest history that the student is asked about.
 
     Returns:
-        Complete graphs by variant. Inputs `history` (B, L), `seen` (B, S) and `k` (1,), all int64 with items padded by N;
-        outputs `ids` (B, k) int64 with -1 where fewer than k items are left, `scores` (B, k) float32 and `query` (B, D).
+        Complete graphs by variant. Inputs `history` (B, L), `seen` (B, S) and `k` (1,), all int64 with items padded by
+        N; outputs `ids` (B, k) int64 with -1 where fewer than k items are left, `scores` (B, k) and `query` (B, D).
 
     Raises:
         UserError: A variant is unknown, or the student can't be exported.
@@ -72,9 +72,11 @@ def int8(encoder: onnx.ModelProto, rows: np.ndarray, bias: np.ndarray) -> onnx.M
     Args:
         encoder, rows, bias: As in `fp32`.
     """
-    tied = tied_table(encoder, rows)
     small_encoder = int8_storage(encoder, len(rows) - 1)
-    table, scale = names_of_int8(tied) if tied else ("items.int8", "items.scale")
+    table, scale = names_of_int8(tied_table(encoder, rows))
+    tied = any(tensor.name == scale and list(tensor.dims) == [len(rows)] for tensor in small_encoder.graph.initializer)
+    if not tied:
+        table, scale = names_of_int8("items")
     weights: dict[str, np.ndarray] = {
         "items.bias": bias,
         "axis_1": np.array([1], np.int64),
@@ -85,7 +87,7 @@ def int8(encoder: onnx.ModelProto, rows: np.ndarray, bias: np.ndarray) -> onnx.M
         "smallest": np.array(1e-30, np.float32),  # a query of zeros stays zero instead of 0 / 0
     }
     if not tied:
-        weights["items.int8"], weights["items.scale"] = quantise_rows(rows)
+        weights[table], weights[scale] = quantise_rows(rows)
     make = helper.make_node
     nodes = [
         make("Abs", ["query"], ["magnitudes"]),
@@ -146,13 +148,13 @@ def assemble(encoder: onnx.ModelProto, head: Head) -> onnx.ModelProto:
 
 
 def tied_table(encoder: onnx.ModelProto, rows: np.ndarray) -> str:
-    """Name of the encoder's own table where it holds the item rows already, else ""; one copy then serves both sides."""
+    """Name of the encoder's table that holds the item rows already, so that one copy serves both sides; else ""."""
     gathered = {node.input[0] for node in encoder.graph.node if node.op_type == "Gather"}
     close = 1e-6 * float(np.abs(rows).max(initial=0.0))
     for tensor in encoder.graph.initializer:
-        if tensor.name in gathered and tuple(tensor.dims) == rows.shape and tensor.data_type == TensorProto.FLOAT:
-            if np.allclose(numpy_helper.to_array(tensor)[:-1], rows[:-1], rtol=0, atol=close):
-                return tensor.name
+        alike = tensor.name in gathered and tuple(tensor.dims) == rows.shape and tensor.data_type == TensorProto.FLOAT
+        if alike and np.allclose(numpy_helper.to_array(tensor)[:-1], rows[:-1], rtol=0, atol=close):
+            return tensor.name
     return ""
 
 
@@ -161,6 +163,6 @@ def _check_query(student: Exportable, encoder: onnx.ModelProto, dim: int) -> Non
     shape = [d.dim_param or d.dim_value for d in kind.shape.dim]
     if kind.elem_type != TensorProto.FLOAT or len(shape) != 2 or shape[1] != dim or shape[0] == 2:
         raise UserError(
-            f"{type(student).__name__}.encode gives {TensorProto.DataType.Name(kind.elem_type)} of shape {shape}; expected "
-            f"FLOAT of shape ['batch', {dim}] with a free batch size: one query a history, as wide as an item's vector."
+            f"{type(student).__name__}.encode gives {TensorProto.DataType.Name(kind.elem_type)} of shape {shape}; "
+            f"expected FLOAT of shape ['batch', {dim}] with a free batch size: one query a history, as wide as an item."
         )

@@ -1,7 +1,7 @@
 """Row-wise symmetric int8: one int8 matrix and one float32 scale a row, x ~ scale * q.
 
-One scale for a whole table would round items with short vectors to zero, and those are often the tail; a scale a row keeps
-the relative error of every item the same. |x - scale * q| <= scale / 2 with scale = max|row| / 127.
+One scale for a whole table would round items with short vectors to zero, and those are often the tail; a scale a row
+keeps the relative error of every item the same: |x - scale * q| <= scale / 2 with scale = max|row| / 127.
 """
 
 from __future__ import annotations

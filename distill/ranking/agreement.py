@@ -56,4 +56,5 @@ def kl(teacher: np.ndarray, student: np.ndarray, k: int, temperature: float = 1.
         top = picked.max(1, keepdims=True)
         logs.append(picked - top - np.log(np.exp(picked - top).sum(1, keepdims=True)))
     p = np.exp(logs[0])
-    return np.where(p > 0, p * (np.where(p > 0, logs[0], 0.0) - logs[1]), 0.0).sum(1)
+    gaps = np.subtract(logs[0], logs[1], out=np.zeros_like(p), where=p > 0)
+    return (p * gaps).sum(1)

@@ -104,8 +104,24 @@ def coverage(exposures: np.ndarray, judged: Judged, min_count: int = 1) -> float
 
 def tail_coverage(exposures: np.ndarray, judged: Judged, min_count: int = 1) -> float:
     """Share of the tail in at least `min_count` lists; nan without tail items."""
-    size = np.count_nonzero(judged.tail)
+    size = int(np.count_nonzero(judged.tail))
     return np.count_nonzero(exposures[judged.tail] >= min_count) / size if size else np.nan
+
+
+def coverage_loss(judged: Judged, k: int, min_count: int = 1) -> np.ndarray:
+    """By how much the coverage falls when a user is left out, (U,): items that need this user's list to be covered."""
+    return _needed(judged, k, min_count, np.ones(judged.cases.n_items, bool))
+
+
+def tail_coverage_loss(judged: Judged, k: int, min_count: int = 1) -> np.ndarray:
+    """By how much the tail coverage falls when a user is left out, (U,)."""
+    return _needed(judged, k, min_count, judged.tail)
+
+
+def _needed(judged: Judged, k: int, min_count: int, counted: np.ndarray) -> np.ndarray:
+    barely = (judged.exposures(k) == min_count) & counted
+    needed = (barely[judged.items[:, :k]] & judged.listed[:, :k]).sum(1)
+    return share(needed, float(np.count_nonzero(counted)))
 
 
 def gini(exposures: np.ndarray, judged: Judged) -> float:

@@ -1,4 +1,4 @@
-"""Percentile bootstrap over users, for means, ratios of sums and exposure metrics alike."""
+"""Intervals over users of every kind of metric: means, ratios of sums, exposures, coverage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from distill.ranking.accuracy import share
 from distill.ranking.judged import Judged
 from distill.ranking.metrics import ExposureMetric, PooledMetric, parse
-from distill.ranking.resampling import check, draws, percentiles
+from distill.ranking.resampling import check, draws, jackknife_interval, percentiles
 
 
 def bootstrap(
@@ -22,11 +22,17 @@ def bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, tuple[float, float]]:
-    """Intervals of metrics when the users are drawn anew, with replacement.
+    """Intervals of metrics over users.
 
-    Means and ratios get the percentile interval. A resample repeats users and so reaches fewer distinct items than
-    as many different users would: coverage, Gini and entropy are biased in it, though their spread is right. Their
-    distribution is therefore moved to be centred (its median) on the value itself before the percentiles are taken.
+    Means and ratios get the percentile bootstrap interval. A resample repeats users and so reaches fewer distinct items
+    than as many different users would: Gini and entropy are biased in it, though their spread is right, and their
+    distribution is moved to be centred (its median) on the value itself before the percentiles are taken. Coverage
+    counts
+    distinct items, of which the bootstrap can lose but never find any: it gets a jackknife interval instead.
+
+    All of them speak for other users from the same population under the same trained model. Where only a handful of
+    users have a hit (tail metrics of a popularity ranker), a percentile interval is too narrow, and [0, 0] without
+    any hit.
 
     Args:
         judged: The lists.
@@ -47,7 +53,7 @@ def bootstrap(
     parsed = [parse(name) for name in metrics]
     means = [p.name for p in parsed if p.name in per_user]
     pooled = [(p.name, p.metric, p.metric.columns(judged, p.k)) for p in parsed if isinstance(p.metric, PooledMetric)]
-    exposed = [(p.name, p.metric, p.k) for p in parsed if isinstance(p.metric, ExposureMetric)]
+    exposed = [(p.name, p.metric, p.k) for p in parsed if isinstance(p.metric, ExposureMetric) and not p.metric.loss]
     samples: dict[str, list[np.ndarray]] = {p.name: [] for p in parsed}
     table = np.stack([per_user[name] for name in means], axis=1) if means else np.zeros((len(judged.ranked), 0))
     present = (~np.isnan(table)).astype(np.float64)
@@ -64,6 +70,9 @@ def bootstrap(
                 samples[name].append(np.array([exposure_metric.function(e, judged) for e in exposures]))
     intervals = {}
     for p in parsed:
+        if isinstance(p.metric, ExposureMetric) and p.metric.loss:
+            intervals[p.name] = jackknife_interval(values[p.name], p.metric.loss(judged, p.k), level)
+            continue
         drawn = np.concatenate(samples[p.name])
         if isinstance(p.metric, ExposureMetric):
             drawn = drawn + (values[p.name] - np.median(drawn))

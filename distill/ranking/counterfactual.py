@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from distill.ranking.accuracy import among, share
+from distill.ranking.accuracy import share
 from distill.ranking.judged import Judged
 
 GAMMA = 1.5
@@ -32,12 +32,23 @@ def ips_recall(judged: Judged, k: int, gamma: float = GAMMA, clip: float = CLIP)
     return share(_weighted_hits(judged, k, gamma, clip), judged.relevant)
 
 
-def snips_recall(judged: Judged, k: int, gamma: float = GAMMA, clip: float = CLIP) -> np.ndarray:
-    """Self-normalised: sum of 1 / propensity over the hits / the same sum over R; between 0 and 1. (U,)."""
+def snips_recall_columns(judged: Judged, k: int, gamma: float = GAMMA, clip: float = CLIP) -> np.ndarray:
+    """Sum of 1 / propensity over the hits, and over R, of each user, (U, 2)."""
     truth = judged.cases.truth
     weight = 1.0 / propensities(judged.cases.popularity, gamma, clip)
     total = np.bincount(truth.row_numbers(), weights=weight[truth.items], minlength=len(truth))
-    return among(share(_weighted_hits(judged, k, gamma, clip), total), judged.relevant)
+    return np.stack([_weighted_hits(judged, k, gamma, clip), total], axis=1)
+
+
+def snips_recall(sums: np.ndarray) -> np.ndarray:
+    """Self-normalised over all users: sum of 1 / propensity over the hits / the same sum over R, between 0 and 1.
+
+    It estimates the recall of all relevant pairs, observed or not, if observation depends on popularity as assumed.
+    The sums are over users and not within each: a user with one relevant item would have plain recall whatever the
+    weight.
+    Source: Swaminathan and Joachims (2015), The self-normalized estimator for counterfactual learning.
+    """
+    return share(sums[..., 0], sums[..., 1])
 
 
 def _weighted_hits(judged: Judged, k: int, gamma: float, clip: float) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from distill.data.dataset import TRAIN, Dataset
+from distill.data.split import check_leaks
 from distill.errors import UserError
 from distill.ranking.cases import Cases, contains
 
@@ -25,24 +26,11 @@ def check_split(dataset: Dataset, part: int) -> dict[str, Any]:
     Raises:
         UserError: A pair occurs in two parts, or a user's events go back from a later part to an earlier one.
     """
+    leaks = check_leaks(dataset)
+    if leaks:
+        raise UserError(f"The split leaks: {' '.join(leaks)} Split again with distill prepare, without repeats.")
     users = np.repeat(np.arange(dataset.n_users), np.diff(dataset.indptr))
-    back = (users[1:] == users[:-1]) & (dataset.parts[1:] < dataset.parts[:-1])
-    if back.any():
-        user = int(users[1:][back][0])
-        raise UserError(
-            f"User '{dataset.user_ids[user]}' has an event of an earlier part behind one of a later part: training "
-            "would see the future. Split again with distill prepare."
-        )
     before, inside = dataset.parts < part, dataset.parts == part
-    keys = users * np.int64(dataset.n_items) + dataset.items
-    earlier = np.sort(keys[before])
-    repeated = contains(earlier, keys[inside])
-    if repeated.any():
-        user, item = divmod(int(keys[inside][repeated][0]), dataset.n_items)
-        raise UserError(
-            f"{np.count_nonzero(repeated)} user-item pairs occur in two parts; the first is user "
-            f"'{dataset.user_ids[user]}', item '{dataset.item_ids[item]}'. Prepare the data without repeats."
-        )
     known = np.bincount(dataset.items[before], minlength=dataset.n_items) > 0
     cold = ~known[dataset.items[inside]]
     known_users = np.bincount(users[before], minlength=dataset.n_users) > 0

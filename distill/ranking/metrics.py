@@ -33,9 +33,14 @@ class PooledMetric:
 
 @dataclass(frozen=True)
 class ExposureMetric:
-    """A function of how many lists hold each item: `function(exposures (N,), judged)`."""
+    """A function of how many lists hold each item: `function(exposures (N,), judged)`.
+
+    `loss(judged, k)`, (U,), is by how much the value falls when a user is left out: a metric that counts distinct
+    items has it, because the bootstrap is too narrow there.
+    """
 
     function: Callable[[np.ndarray, Judged], float]
+    loss: Callable[[Judged, int], np.ndarray] | None = None
     higher_is_better: bool | None = True
 
 
@@ -57,11 +62,13 @@ METRICS: dict[str, Metric] = {
     "tail_mrr": UserMetric(accuracy.tail_mrr),
     "tail_ndcg": UserMetric(accuracy.tail_ndcg),
     "ips_recall": UserMetric(counterfactual.ips_recall),
-    "snips_recall": UserMetric(counterfactual.snips_recall),
-    "coverage": ExposureMetric(beyond.coverage),
-    "tail_coverage": ExposureMetric(beyond.tail_coverage),
-    "coverage_5": ExposureMetric(partial(beyond.coverage, min_count=5)),
-    "tail_coverage_5": ExposureMetric(partial(beyond.tail_coverage, min_count=5)),
+    "snips_recall": PooledMetric(counterfactual.snips_recall_columns, counterfactual.snips_recall),
+    "coverage": ExposureMetric(beyond.coverage, beyond.coverage_loss),
+    "tail_coverage": ExposureMetric(beyond.tail_coverage, beyond.tail_coverage_loss),
+    "coverage_5": ExposureMetric(partial(beyond.coverage, min_count=5), partial(beyond.coverage_loss, min_count=5)),
+    "tail_coverage_5": ExposureMetric(
+        partial(beyond.tail_coverage, min_count=5), partial(beyond.tail_coverage_loss, min_count=5)
+    ),
     "gini": ExposureMetric(beyond.gini, higher_is_better=False),
     "entropy": ExposureMetric(beyond.entropy),
     "aplt": UserMetric(beyond.aplt, higher_is_better=None),

@@ -34,9 +34,9 @@ def sign_flip(differences: np.ndarray, flips: int = 10_000, seed: int = 0) -> np
     Raises:
         UserError: There is no user or no flip.
     """
+    if not len(differences) or flips < 1:
+        raise UserError(f"The randomisation test needs at least 1 user and 1 flip; got {len(differences)} and {flips}.")
     table = np.asarray(differences, np.float64).reshape(len(differences), -1)
-    if not len(table) or flips < 1:
-        raise UserError(f"The randomisation test needs at least 1 user and 1 flip; got {len(table)} and {flips}.")
     present = ~np.isnan(table)
     filled = np.where(present, table, 0.0)
     # Sums that are equal but for rounding must count as equal: ties are common where users differ by a few values.

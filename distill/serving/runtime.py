@@ -78,8 +78,8 @@ class Bundle:
         """The best k items for each history.
 
         Args:
-            histories: Item indices of each history, oldest first, of any lengths. Only the last `max_length` are read. An
-                empty one gets the most popular items, with their train interactions as scores.
+            histories: Item indices of each history, oldest first, of any lengths. Only the last `max_length` are read.
+                An empty one gets the most popular items, with their train interactions as scores.
             k: Places in each list; the bundle's own k by default.
             seen: Items never listed, for each history; by default the items of the history itself.
 
@@ -135,7 +135,7 @@ class Bundle:
         return k
 
     def _row(self, items: Sequence[int] | np.ndarray, what: str) -> np.ndarray:
-        return self._checked(np.asarray(items), what)[None]
+        return self._checked([items], what)[None]
 
     def _rectangle(self, rows: Histories, what: str) -> np.ndarray:
         """Rows of any lengths as int64 (B, L), right-aligned, padded on the left with N; L is at least 1."""
@@ -143,25 +143,27 @@ class Bundle:
         width = max(1, int(lengths.max()))
         filled = np.full((len(rows), width), self.n_items, np.int64)
         if lengths.any():
-            flat = self._checked(np.concatenate([np.asarray(row) for row in rows if len(row)]), what)
-            filled[np.arange(width) >= width - lengths[:, None]] = flat
+            filled[np.arange(width) >= width - lengths[:, None]] = self._checked(rows, what)
         return filled
 
-    def _checked(self, items: np.ndarray, what: str) -> np.ndarray:
-        if not items.size:
+    def _checked(self, rows: Histories, what: str) -> np.ndarray:
+        """The items of all rows one after the other, int64, each in 0..N - 1."""
+        filled = [np.asarray(row) for row in rows if len(row)]
+        if not filled:
             return np.empty(0, np.int64)
-        if items.dtype.kind not in "iu" or items.ndim != 1:
+        if any(row.dtype.kind not in "iu" or row.ndim != 1 for row in filled):
             raise UserError(
-                f"A {what} is an array of {items.dtype} with {items.ndim} dimension(s); expected a flat list of item indices. "
-                "Turn ids into indices with Bundle.items.index_of_id."
+                f"A {what} is not a flat list of item indices (whole numbers). Turn item ids into indices with "
+                "Bundle.items.index_of_id."
             )
+        items = filled[0] if len(filled) == 1 else np.concatenate(filled)
         items = items.astype(np.int64, copy=False)
         # As unsigned numbers, negative ones are large: one pass finds both kinds of mistake.
         if items.view(np.uint64).max() >= self.n_items:
             wrong = items[(items < 0) | (items >= self.n_items)][0]
             raise UserError(
-                f"A {what} holds the item index {wrong}; expected 0 to {self.n_items - 1}. Indices are places in the bundle's "
-                "items; turn ids into indices with Bundle.items.index_of_id."
+                f"A {what} holds the item index {wrong}; expected 0 to {self.n_items - 1}. Indices are places in the "
+                "bundle's items; turn ids into indices with Bundle.items.index_of_id."
             )
         return items
 
@@ -212,8 +214,8 @@ def checked(folder: Path, name: str, hashes: dict[str, str]) -> bytes:
     found, expected = hashlib.sha256(content).hexdigest(), hashes.get(name, "none")
     if found != expected:
         raise UserError(
-            f"{path} was altered or damaged: its sha256 is {found}, {BUNDLE} says {expected}. Copy the bundle again, or "
-            "export it again with: distill export-student CONFIG"
+            f"{path} was altered or damaged: its sha256 is {found}, {BUNDLE} says {expected}. Copy the bundle again, "
+            "or export it again with: distill export-student CONFIG"
         )
     return content
 

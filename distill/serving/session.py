@@ -25,8 +25,8 @@ def open_session(model: bytes, threads: int = 1) -> onnxruntime.InferenceSession
     outside = external_files(model)
     if outside:
         raise UserError(
-            f"The model keeps weights in other files ({', '.join(outside)}); a bundle's model holds all of its own, so this "
-            "one was not written by export-student. Export it again."
+            f"The model keeps weights in other files ({', '.join(outside)}); a bundle's model holds all of its own, so "
+            "this one was not written by export-student. Export it again."
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

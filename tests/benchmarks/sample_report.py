@@ -64,10 +64,19 @@ def sample_report() -> dict[str, Any]:
             "margin": 0.0299,
             "interval": [0.0192, 0.0405],
             "p_value": 0.0001,
+            "significant": True,
+            "baselines": {
+                "popularity": {"mean": 0.1031, **_pair(0.178), "p_adjusted": 0.0003},
+                "itemknn": {"mean": 0.2386, **_pair(0.0425), "p_adjusted": 0.0003},
+                "ease": {"mean": 0.2512, **_pair(0.0299), "p_adjusted": 0.0003},
+            },
             "strata": {
-                "head": {"passed": True, "margin": 0.031, "interval": [0.018, 0.044]},
-                "mid": {"passed": True, "margin": 0.022, "interval": [0.009, 0.035]},
-                "tail": {"passed": True, "margin": 0.015, "interval": [-0.002, 0.032]},
+                "head items": {"baseline": 0.291, "passed": True, **_pair(0.031)},
+                "mid items": {"baseline": 0.127, "passed": True, **_pair(0.022)},
+                "tail items": {"baseline": 0.016, "passed": True, **_pair(0.015)},
+                "light users": {"baseline": 0.233, "passed": True, **_pair(0.019)},
+                "medium users": {"baseline": 0.249, "passed": True, **_pair(0.031)},
+                "heavy users": {"baseline": 0.271, "passed": True, **_pair(0.040)},
             },
         },
         "data": {
@@ -79,6 +88,7 @@ def sample_report() -> dict[str, Any]:
             "split": "user_ratio 0.7 / 0.1 / 0.2",
             "tail": {
                 "headline": {
+                    "rule": "outside the smallest most-popular set with 80 % of train interactions",
                     "threshold": 118,
                     "items": 1231,
                     "share_of_items": 0.7319,
@@ -91,6 +101,7 @@ def sample_report() -> dict[str, Any]:
                     "share_of_interactions": 0.2612,
                 },
             },
+            "test_users": 940,
             "summary": {
                 "rows read": 100_000,
                 "duplicates dropped": 0,
@@ -112,9 +123,10 @@ def sample_report() -> dict[str, Any]:
             "popularity": _exposure(60.0),
         },
         "export_gate": {
-            "fp32": {"passed": True, "overlap@10": 1.0, "max_score_error": 3.1e-6, "retention": 1.0},
-            "int8": {"passed": True, "overlap@10": 0.962, "max_score_error": 0.043, "retention": 0.9967},
+            "fp32": _parity(1.0, 1.0, 3.1e-6, {"ndcg@10": 1.0, "tail_coverage@10": 1.0}),
+            "int8": _parity(0.962, 0.44, 0.043, {"ndcg@10": 0.9967, "tail_coverage@10": 0.9879}),
         },
+        "transfer_set": {"rows": 26_580, "kinds": {"real": 22_635, "drop": 2_320, "rollout": 928, "single": 697}},
         "settings": {
             "run": {"name": "films", "folder": "runs"},
             "seed": 0,
@@ -136,7 +148,7 @@ def sample_report() -> dict[str, Any]:
 def minimal_report() -> dict[str, Any]:
     """The same without any optional key: what the pipeline always writes, nothing else."""
     report = sample_report()
-    for key in ("examples", "curves", "exposure", "export_gate", "stages", "settings", "teacher"):
+    for key in ("examples", "curves", "exposure", "export_gate", "stages", "settings", "teacher", "transfer_set"):
         del report[key]
     for model in report["models"]:
         model.pop("segments", None)
@@ -153,9 +165,29 @@ def failed_gate_report() -> dict[str, Any]:
         "margin": -0.0123,
         "interval": [-0.022, -0.003],
         "p_value": 0.011,
-        "strata": {"head": {"passed": False, "margin": -0.02}, "tail": {"passed": True, "margin": 0.004}},
+        "strata": {
+            "head items": {"baseline": 0.31, "passed": False, **_pair(-0.02)},
+            "tail items": {"baseline": 0.02, "passed": True, **_pair(0.004)},
+        },
     }
     return report
+
+
+def _pair(difference: float) -> dict[str, Any]:
+    """A paired comparison with the keys that the teacher gate gives."""
+    return {
+        "difference": difference,
+        "low": difference - 0.0106,
+        "high": difference + 0.0106,
+        "p_value": 0.0001,
+        "users": 943,
+    }
+
+
+def _parity(overlap: float, identical: float, error: float, retention: dict[str, float]) -> dict[str, Any]:
+    """What the export stage says of one variant."""
+    figures = {"overlap@10": overlap, "identical": identical, "max_score_error": error, "retention": retention}
+    return {"passed": True, "cases": 940, "torch": {"ndcg@10": 0.275}, "failures": [], **figures}
 
 
 def _model(name: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from distill.engine.loop import best_weights, fit
 from teachers.protocol import Inputs
 from teachers.text_tower import TextTower
 
-WORDS = "red blue green lamp desk chair paper ink pen soft hard cheap large small round steel oak glass print clip".split()
+WORDS = np.array("red blue green lamp desk chair paper ink pen soft hard cheap large small round steel oak glass print clip".split())
 
 
 def made_up(n_users: int = 60, n_items: int = 40, events: int = 6) -> Dataset:

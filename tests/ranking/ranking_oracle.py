@@ -1,4 +1,4 @@
-"""Every metric once more, one user and one item at a time, in plain Python: slow, and easy to read against its formula."""
+"""Every metric once more, one user and one item at a time: slow, and easy to read against its formula."""
 
 from __future__ import annotations
 
@@ -145,12 +145,14 @@ def user_value(name: str, world: World, user: int, tail: set[int]) -> float:
         total = max(sum(world.popularity), 1)
         gains = [-math.log2(max(world.popularity[i], 1) / total) for i in cut]
         return sum(d * g for d, g, h in zip(discount, gains, hits, strict=False) if h) / sum(discount)
-    if name in ("ips_recall", "snips_recall"):
-        top = max([*world.popularity, 1])
-        weight = [1 / max((p / top) ** 1.25, 0.05) for p in world.popularity]
-        hit_weight = sum(weight[i] for i in cut if i in relevant)
-        return hit_weight / (len(relevant) if name == "ips_recall" else sum(weight[i] for i in relevant))
+    if name == "ips_recall":
+        return sum(w for i, w in enumerate(weights_of(world)) if i in relevant and i in cut) / len(relevant)
     raise AssertionError(name)
+
+
+def weights_of(world: World) -> list[float]:
+    top = max([*world.popularity, 1])
+    return [1 / max((p / top) ** 1.25, 0.05) for p in world.popularity]
 
 
 def miscalibration(world: World, user: int, cut: list[int]) -> float:
@@ -188,6 +190,11 @@ def list_value(name: str, world: World, tail: set[int]) -> float:
         hits = sum(len(set(cut) & set(t) & tail) for cut, t in zip(cuts, world.truth, strict=True))
         relevant = sum(len(set(t) & tail) for t in world.truth)
         return hits / relevant if relevant else NAN
+    if name == "snips_recall":
+        weight = weights_of(world)
+        hit_weight = sum(weight[i] for cut, t in zip(cuts, world.truth, strict=True) for i in set(cut) & set(t))
+        total = sum(weight[i] for t in world.truth for i in t)
+        return hit_weight / total if total else NAN
     if name == "popularity_lift":
         both = [u for u in users if cuts[u] and world.seen[u]]
         lists = sum(sum(world.popularity[i] for i in cuts[u]) / len(cuts[u]) for u in both)
