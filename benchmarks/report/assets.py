@@ -98,7 +98,6 @@ figure {{ margin: 0; padding: 18px 20px 14px; background: var(--card); border: 1
 figcaption {{ font-size: .8125rem; color: var(--muted); }}
 .chart {{ display: block; width: 100%; max-width: 480px; height: auto; margin: 6px auto 8px; }}
 .chart * {{ stroke-linejoin: round; }}
-.chart text {{ paint-order: stroke; stroke: #fff; stroke-width: 3px; }}
 
 .heats {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr)); gap: 20px; }}
 .heats > div {{ padding: 16px; background: var(--card); border: 1px solid var(--line); border-radius: 10px; }}

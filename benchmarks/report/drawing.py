@@ -26,8 +26,11 @@ class Line:
     y: np.ndarray
 
 
-def draw_lines(figure: Figure, axes: Axes, lines: Sequence[Line], diagonal: bool = False) -> None:
-    """Draws the curves and writes each one's name beside it, where it is far from the others."""
+Stroke = tuple[tuple[float, float], tuple[float, float]]  # x and y of both ends, in data units
+
+
+def draw_lines(figure: Figure, axes: Axes, lines: Sequence[Line], guides: Sequence[Stroke] = ()) -> None:
+    """Draws the curves and writes each one's name beside it, where it is far from the others and from the guides."""
     for line in lines:
         look = mark(line.role)
         axes.plot(line.x, line.y, color=look.colour, linestyle=look.dashes, linewidth=2)
@@ -39,15 +42,9 @@ def draw_lines(figure: Figure, axes: Axes, lines: Sequence[Line], diagonal: bool
         sum((np.clip(40 - _distance(own, other), 0, None) for other in paths if other is not path), np.zeros(len(own)))
         for own, path in zip(anchors, paths, strict=True)
     ]
-    extra = [along(axes, (0, 1), (0, 1))] if diagonal else []
-    write_labels(
-        figure,
-        axes,
-        [line.label for line in lines],
-        anchors,
-        np.concatenate([*(path[::3] for path in paths), *extra]),
-        crowding,
-    )
+    obstacles = np.concatenate([*(path[::2] for path in paths), *(along(axes, *guide) for guide in guides)])
+    colours = [mark(line.role).colour for line in lines]
+    write_labels(figure, axes, [line.label for line in lines], anchors, obstacles, crowding, colours)
 
 
 def write_labels(
@@ -57,8 +54,12 @@ def write_labels(
     anchors: Sequence[np.ndarray],
     obstacles: np.ndarray,
     anchor_costs: Sequence[np.ndarray] | None = None,
+    colours: Sequence[str] = (),
 ) -> None:
-    """Writes each name beside its anchor, with a thin leader where it had to go further away."""
+    """Writes each name beside its anchor, with a thin leader where it had to go further away.
+
+    With `colours`, those of the curves, every label has a leader in its colour that ends in a dot on its curve.
+    """
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     pixels = IdentityTransform()
     style: dict[str, Any] = {
@@ -75,14 +76,15 @@ def write_labels(
     frame = axes.get_window_extent(renderer)
     bounds = (frame.x0 + 2, frame.y0 + 2, figure.bbox.x1 - 2, frame.y1 - 1)
     places = place_labels(sizes, anchors, obstacles, bounds, anchor_costs)
-    for text, extent, (corner, anchor) in zip(texts, extents, places, strict=True):
+    inks = colours or [MUTED] * len(names)
+    for text, extent, (corner, anchor), ink in zip(texts, extents, places, inks, strict=True):
         # The extent starts below the given position by the depth of letters such as g.
         text.set_position((corner[0] - extent.x0, corner[1] - extent.y0))
         nearest = np.clip(anchor, corner, corner + np.array([extent.width, extent.height]))
-        if anchor_costs or np.hypot(*(nearest - anchor)) > 11:
-            axes.plot(*np.stack([anchor, nearest]).T, color=MUTED, linewidth=0.7, transform=pixels, zorder=2)
-        if anchor_costs:
-            axes.plot(*anchor[:, None], "o", color=MUTED, markersize=3, transform=pixels, zorder=4)
+        if colours or np.hypot(*(nearest - anchor)) > 11:
+            axes.plot(*np.stack([anchor, nearest]).T, color=ink, linewidth=0.8, transform=pixels, zorder=2)
+        if colours:
+            axes.plot(*anchor[:, None], "o", color=ink, markersize=4.5, transform=pixels, zorder=4)
 
 
 def shorten(name: str, longest: int = 40) -> str:

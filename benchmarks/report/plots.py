@@ -112,10 +112,12 @@ def exposure(report: Report) -> Chart | None:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}%"))
         axes.plot([0, 1], [0, 1], color=NEUTRAL, linewidth=0.8, linestyle=(0, (2, 3)))
+        guides = [((0.0, 1.0), (0.0, 1.0))]
         if is_number(tail):
-            axes.axvline(1 - tail, color=MUTED, linewidth=0.8)
+            axes.axvline(1 - tail, color="#8a93a3", linewidth=0.8)
+            guides.append(((1 - tail, 1 - tail), (0.0, 1.0)))
             axes.text(1 - tail + 0.015, 0.02, "long tail →", color=MUTED, fontsize=11, va="bottom")
-        draw_lines(figure, axes, lines, diagonal=True)
+        draw_lines(figure, axes, lines, guides)
         svg = to_svg(
             figure,
             "exposure",

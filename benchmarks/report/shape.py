@@ -18,6 +18,7 @@ CONTROL = "student_without_distillation"
 OVERALL = "ndcg@10"
 TAIL = "tail_ndcg@10"
 
+HEADLINE = (OVERALL, "recall@10", TAIL, "tail_recall@10", "coverage@10", "tail_coverage@10", "gini@10")
 ROLES = ("teacher", "student", "export", "control", "baseline")
 LABELS = {
     TEACHER: "Teacher",
@@ -75,8 +76,9 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def metric_names(report: Report) -> list[str]:
-    """Every metric that any model has, in the order in which they appear."""
-    return list(dict.fromkeys(name for model in report["models"] for name in model["metrics"]))
+    """Every metric that any model has: the headline ones first, whatever order report.json keeps its keys in."""
+    found = dict.fromkeys(name for model in report["models"] for name in model["metrics"])
+    return [*(name for name in HEADLINE if name in found), *(name for name in found if name not in HEADLINE)]
 
 
 def metric(model: Model | None, name: str) -> float | None:

@@ -20,6 +20,8 @@ from benchmarks.report.style import GRID, INK, MUTED
 SVG = "{http://www.w3.org/2000/svg}"
 # 72 dots an inch: points, pixels and SVG units are then the same thing.
 DPI = 72
+# Text that has to lie on a line stays readable.
+HALO = {"paint-order": "stroke", "stroke": "#fff", "stroke-width": "3"}
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "taildistill",
@@ -101,6 +103,8 @@ def _tidy(node: ElementTree.Element, name: str, used: set[str]) -> None:
     if identity in used:
         node.set("id", f"{name}-{identity}")
     node.attrib = {key: _tidy_value(key, value, name) for key, value in node.attrib.items()}
+    if node.tag == "text":
+        node.attrib |= HALO
 
 
 def _tidy_value(key: str, value: str, name: str) -> str:

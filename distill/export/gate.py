@@ -125,9 +125,10 @@ def failures(figures: Figures, variant: str, limits: Export) -> list[str]:
 
 
 def table(results: Mapping[str, Figures]) -> Table:
-    """The figures of all variants, a row each."""
-    shown = Table(title="parity with the torch student")
-    for name in ("variant", "|Δ score|", f"overlap@{K}", f"same top {K}", *(f"{m} kept" for m in METRICS), "gate"):
+    """The figures of all variants, a row each; metrics as shares of torch's."""
+    shown = Table(title=f"parity with the torch student, top {K}; metrics as shares of torch's")
+    metrics = (name.removesuffix(f"@{K}").replace("_", " ") for name in METRICS)
+    for name in ("variant", "|Δ score|", "overlap", "same", *metrics, "gate"):
         shown.add_column(name, justify="left" if name in ("variant", "gate") else "right")
     for variant, figures in results.items():
         kept = [f"{ratio:.4f}" for ratio in figures.retention.values()]
