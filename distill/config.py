@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from distill.errors import UserError
-from distill.plugins import check_arguments, matches, nearest
+from distill.plugins import check_arguments, describe, matches, nearest
 
 
 @dataclass(frozen=True)
@@ -210,14 +211,19 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not path.is_file():
         raise UserError(f"There is no config file '{path}'. The bundled ones are in configs/.")
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
+        tree = parse(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected sections such as 'data:' and 'teacher:', found {type(tree).__name__}.")
     for override in overrides:
         apply_override(tree, override)
     return dataclasses.replace(from_tree(tree, source=str(path)), overrides=tuple(overrides))
+
+
+def parse(text: str) -> Any:
+    """Reads YAML. Unlike YAML 1.1 it takes `1e-3` for a number, as people who write learning rates do."""
+    return yaml.load(text, Loader=_Loader)  # a SafeLoader that knows one more form of number
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:
@@ -228,14 +234,27 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     *parents, last = key.split(".")
     node: Any = tree
     for parent in parents:
-        node = node[int(parent)] if isinstance(node, list) and parent.isdigit() else node.setdefault(parent, {})
+        if isinstance(node, list):
+            node = node[_place(node, parent, override)]
+        else:
+            if node.get(parent) is None:
+                node[parent] = {}
+            node = node[parent]
         if not isinstance(node, dict | list):
             raise UserError(f"Override '{override}': '{parent}' is a value, not a section.")
-    value = yaml.safe_load(text) if text else None
-    if isinstance(node, list):
-        node[int(last)] = value
-    else:
-        node[last] = value
+    try:
+        value = parse(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"Override '{override}': '{text}' is not valid YAML: {error}") from error
+    node[_place(node, last, override) if isinstance(node, list) else last] = value
+
+
+def _place(values: list[Any], text: str, override: str) -> int:
+    if not text.isdigit() or int(text) >= len(values):
+        raise UserError(
+            f"Override '{override}': '{text}' is no place in a list of {len(values)}; expected 0 to {len(values) - 1}."
+        )
+    return int(text)
 
 
 def from_tree(tree: dict[str, Any], source: str = "") -> Config:
@@ -299,12 +318,14 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             raise UserError(f"'{where}' is {value!r}, expected sections, each with a name.")
         return {k: _build(Spec, v, f"{where}.{k}") for k, v in value.items()}
     if not matches(value, hint):
-        raise UserError(f"'{where}' is {value!r}, expected {str(hint).replace('typing.', '')}.")
+        raise UserError(f"'{where}' is {value!r}, expected {describe(hint)}.")
     return value
 
 
 def _check(config: Config) -> None:
     for name, spec in config.teacher.members.items():
+        if not isinstance(name, str) or not MEMBER_NAME.fullmatch(name):
+            raise UserError(f"teacher.members: '{name}' can't name a folder; use letters, digits, '_' and '-'.")
         try:
             check_arguments("teacher", spec.name, spec.arguments)
         except UserError as error:
@@ -312,6 +333,11 @@ def _check(config: Config) -> None:
     check_arguments("student", config.student.name, config.student.arguments, PROVIDED["student"])
     for loss in (*config.losses, *config.control_losses):
         check_arguments("loss", loss.name, loss.arguments, PROVIDED["loss"])
+    if 1.0 not in config.scores.temperatures:
+        raise UserError(
+            f"'scores.temperatures' is {config.scores.temperatures}, expected 1.0 among them: losses read the mass of "
+            "the teacher's top k at that temperature."
+        )
     ratios = config.data.split.ratios
     if len(ratios) != 3 or min(ratios) < 0 or abs(sum(ratios) - 1) > 1e-6:
         raise UserError(
@@ -319,8 +345,18 @@ def _check(config: Config) -> None:
         )
 
 
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with `1e-3` as a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+)
+
+MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+
 # Constructor parameters that the pipeline supplies; a config can't set them.
 PROVIDED = {
-    "student": ("n_items", "n_users", "item_vectors", "popularity"),
+    "student": ("n_items", "item_vectors"),
     "loss": ("scores", "target", "batch"),
 }

@@ -52,16 +52,19 @@ def resolve(kind: str, name: str) -> Callable[..., Any]:
     if target is None:
         raise UserError(f"Unknown {kind} '{name}'{nearest(name, TABLES[kind])}. Your own is 'package.module:Name'.")
     module, _, attribute = target.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), attribute)):
+        raise UserError(f"{kind} '{name}' is no place to import from; expected 'package.module:Name'.")
     try:
-        return getattr(importlib.import_module(module), attribute)
+        found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name and module.startswith(error.name):
+        if error.name and f"{module}.".startswith(f"{error.name}."):
             raise UserError(
                 f"{kind} '{name}': there is no module '{module}'. Is it installed or on PYTHONPATH?"
             ) from error
         raise UserError(f"{kind} '{name}' needs the package '{error.name}', which is not installed.") from error
-    except AttributeError as error:
-        raise UserError(f"{kind} '{name}': module '{module}' has no '{attribute}'.") from error
+    if not hasattr(found, attribute):
+        raise UserError(f"{kind} '{name}': module '{module}' has no '{attribute}'{nearest(attribute, vars(found))}.")
+    return getattr(found, attribute)
 
 
 def matches(value: Any, hint: Any) -> bool:
@@ -89,6 +92,13 @@ def matches(value: Any, hint: Any) -> bool:
     return True
 
 
+def describe(hint: Any) -> str:
+    """A type hint in the words of an error message: "int", "list[float]", "one of 'fp32', 'bf16'"."""
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(repr(choice) for choice in typing.get_args(hint))}"
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
 def check_arguments(kind: str, name: str, arguments: dict[str, Any], given_by_program: Iterable[str] = ()) -> None:
     """Checks a section's keys and types against the signature of the object it names.
 
@@ -102,18 +112,24 @@ def check_arguments(kind: str, name: str, arguments: dict[str, Any], given_by_pr
         UserError: An unknown key (with the nearest one) or a value of the wrong type.
     """
     target = resolve(kind, name)
-    function = target.__init__ if inspect.isclass(target) else target
-    hints = typing.get_type_hints(function)
-    hidden = {"self", *given_by_program}
-    known = {p: q for p, q in inspect.signature(function).parameters.items() if p not in hidden}
+    try:
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except NameError:  # names that only a type checker imports: the keys are checked all the same
+        hints = {}
+    parameters = inspect.signature(target).parameters.values()
+    anything = any(p.kind == p.VAR_KEYWORD for p in parameters)
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    known = {p.name: p for p in parameters if p.kind in by_name and p.name not in given_by_program}
     for key, value in arguments.items():
+        if key in given_by_program:
+            raise UserError(f"{kind} '{name}': '{key}' is supplied by the program and can't be set.")
         if key not in known:
-            raise UserError(f"{kind} '{name}' has no setting '{key}'{nearest(key, known)}.")
+            if anything:
+                continue
+            hint = nearest(key, known) if known else " (it has none)"
+            raise UserError(f"{kind} '{name}' has no setting '{key}'{hint}.")
         if key in hints and not matches(value, hints[key]):
-            wanted = getattr(hints[key], "__name__", str(hints[key]))
-            raise UserError(f"{kind} '{name}': '{key}' is {value!r}, expected {wanted}.")
-    missing = [
-        k for k, p in known.items() if p.default is p.empty and k not in arguments and p.kind == p.POSITIONAL_OR_KEYWORD
-    ]
+            raise UserError(f"{kind} '{name}': '{key}' is {value!r}, expected {describe(hints[key])}.")
+    missing = [k for k, p in known.items() if p.default is p.empty and k not in arguments]
     if missing:
         raise UserError(f"{kind} '{name}' needs the setting(s) {', '.join(missing)}.")

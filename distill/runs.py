@@ -146,6 +146,8 @@ def seal(
     folder: Path, stage: str, wanted: Mapping[str, Any], result: Mapping[str, Any], seconds: float, command: str
 ) -> None:
     """Writes the manifest of a finished stage, last of all its files."""
+    for leftover in folder.rglob("*.tmp"):  # half a file, of a process that was killed while it wrote
+        leftover.unlink()
     files = {
         str(p.relative_to(folder)): sha256(p)
         for p in sorted(folder.rglob("*"))

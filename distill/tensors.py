@@ -29,7 +29,9 @@ def mask_seen(scores: Tensor, seen: Tensor) -> Tensor:
 
 
 def shuffled(rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Rows in batches of about `batch_size`, in an order that depends on (seed, epoch) alone."""
+    """Rows in batches of about `batch_size`, in an order that depends on (seed, epoch) alone; [] for no rows."""
+    if not len(rows):
+        return []
     order = np.random.default_rng([seed, epoch]).permutation(rows)
     return np.array_split(order, max(1, round(len(order) / batch_size)))
 
@@ -53,23 +55,25 @@ def history_pools(history: Tensor, table: Tensor, decays: Tensor, dropped: float
         history: Item indices (B, L), right-aligned, padded with N or more.
         table: Item vectors (N, D).
         decays: Time constants in items (K,); gradients flow into them.
-        dropped: Share of history items left out at random, for training.
+        dropped: Share of history items left out at random, for training; the latest item is never left out.
 
     Returns:
         (B, K, D); zeros for an empty history.
 
-    The sum is an embedding bag: the vectors of B x L items are never laid out, which is four to seven times faster on a CPU
-    than gathering them.
+    The sum is an embedding bag: the vectors of B x L items are never laid out, which is four to seven times faster on a
+    CPU than gathering them.
     """
     inside = history < table.shape[0]
     index = torch.where(inside, history, 0)
     age = torch.arange(history.shape[1] - 1, -1, -1, device=history.device, dtype=table.dtype)
     kept = inside.to(table.dtype)
     if dropped:
-        kept = kept * (torch.rand_like(kept) >= dropped)
+        left_out = torch.rand_like(kept) < dropped
+        left_out[:, -1] = False
+        kept = kept * ~left_out
     weights = torch.exp(-age / decays[:, None])[:, None, :] * kept  # (K, B, L)
     weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-6)
-    if torch.compiler.is_compiling():  # while exporting: ONNX has no embedding bag, it would become a loop over the batch
+    if torch.compiler.is_compiling():  # exporting: ONNX has no embedding bag, it would become a loop over the batch
         return weights.transpose(0, 1) @ functional.embedding(index, table)
     pools = [functional.embedding_bag(index, table, per_sample_weights=w, mode="sum") for w in weights]
     return torch.stack(pools, 1)

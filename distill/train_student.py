@@ -81,7 +81,9 @@ def build(
 
     def validate(model: torch.nn.Module) -> float:
         def score(batch: ContextBatch) -> torch.Tensor:
-            return student_scores(student, torch.from_numpy(batch.seen[:, -settings.max_length :]).to(accelerator.device))
+            return student_scores(
+                student, torch.from_numpy(batch.seen[:, -settings.max_length :]).to(accelerator.device)
+            )
 
         return quality(score, cases).values["ndcg@10"]
 
@@ -107,8 +109,16 @@ def control_job(config: Config, dataset: Dataset, objective: Objective) -> Job:
     contexts = train_contexts(dataset)
     rows = np.flatnonzero(contexts.target >= 0)
     if not len(rows):
-        raise UserError("No user has two train events, so there is no next item to learn. Check data.split and data.path.")
-    return _job(config.control_fit, rows, lambda r: next_item_batch(contexts, r, config.control_fit.max_length), objective, config.seed)
+        raise UserError(
+            "No user has two train events, so there is no next item to learn. Check data.split and data.path."
+        )
+    return _job(
+        config.control_fit,
+        rows,
+        lambda r: next_item_batch(contexts, r, config.control_fit.max_length),
+        objective,
+        config.seed,
+    )
 
 
 def distilled_job(config: Config, dataset: Dataset, objective: Objective) -> Job:
@@ -117,7 +127,12 @@ def distilled_job(config: Config, dataset: Dataset, objective: Objective) -> Job
     contexts = Contexts.read(folder / CONTEXTS, dataset.n_items)
     store = Store.open(folder, dataset.item_vocabulary, dataset.fingerprint)
     if store.rows != len(contexts):
-        raise UserError(f"{folder}: {store.rows} scored rows for {len(contexts)} contexts. Rebuild: distill score-teacher {config.source}")
+        raise UserError(
+            f"{folder}: {store.rows} scored rows for {len(contexts)} contexts. "
+            f"Rebuild: distill score-teacher {config.source}"
+        )
+
+    one = store.header.temperatures.index(1.0)
 
     def collate(rows: np.ndarray) -> Batch:
         found = store.lookup(rows)
@@ -125,7 +140,7 @@ def distilled_job(config: Config, dataset: Dataset, objective: Objective) -> Job
             **next_item_batch(contexts, rows, config.fit.max_length),
             "items": torch.from_numpy(found["items"].astype(np.int64)),
             "scores": torch.from_numpy(found["scores"].astype(np.float32)),
-            "logz": torch.from_numpy(found["logz"][:, 0]),
+            "logz": torch.from_numpy(found["logz"][:, one]),
         }
 
     return _job(config.fit, np.arange(len(contexts)), collate, objective, config.seed)

@@ -28,6 +28,7 @@ class HybridCF(nn.Module):
         decays: list[float] | tuple[float, ...] = (1.0, 4.0, 20.0),
         scale: float = 16.0,
         dropout: float = 0.05,
+        item_dropout: float = 0.05,
         use_text: bool = True,
         item_vectors: Tensor | None = None,
     ) -> None:
@@ -39,7 +40,8 @@ class HybridCF(nn.Module):
             hidden: Width of the MLP's hidden layer.
             decays: Starting values of the pools' time constants, in items.
             scale: Starting value of the learned logit scale.
-            dropout: On the input item vectors and the pools, in training.
+            dropout: On the pools, in training.
+            item_dropout: Share of history items left out in training; the latest item always stays.
             use_text: Start the tables from `item_vectors` where there are any.
             item_vectors: Text vectors (N, T) from the teacher.
         """
@@ -53,6 +55,7 @@ class HybridCF(nn.Module):
         self.mix = nn.Parameter(torch.full((len(decays),), 1.0 / len(decays)))
         self.log_scale = nn.Parameter(torch.tensor(float(scale)).log())
         self.dropout = nn.Dropout(dropout)
+        self.item_dropout = item_dropout
         self.expand = nn.Linear(len(decays) * dim, hidden)
         self.contract = nn.Linear(hidden, dim)
         nn.init.zeros_(self.contract.weight)
@@ -61,7 +64,7 @@ class HybridCF(nn.Module):
     def encode(self, history: Tensor) -> Tensor:
         """Queries (B, D), already multiplied by the logit scale, for histories (B, L)."""
         table = functional.normalize(self.inputs(), dim=-1)
-        dropped = self.dropout.p if self.training else 0.0
+        dropped = self.item_dropout if self.training else 0.0
         pools = history_pools(history, table, self.log_decay.exp(), dropped)  # (B, K, D)
         pools = self.dropout(pools)
         query = (self.mix[:, None] * pools).sum(1) + self.contract(functional.gelu(self.expand(pools.flatten(1))))

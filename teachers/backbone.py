@@ -168,6 +168,11 @@ def wordpiece(texts: list[str], size: int) -> BodyTokenizer:
     return BertTokenizerFast(tokenizer_object=core)
 
 
+def fresh(body: Body) -> Body:
+    """A model of the same architecture with new weights, to load others into."""
+    return _without_pooler(AutoModel.from_config(body.config, attn_implementation=ATTENTION))
+
+
 def layers_of(body: Body) -> nn.ModuleList | None:
     """The stack of transformer layers, whatever the family calls it; None where it can't be told."""
     depth = getattr(body.config, "num_hidden_layers", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from distill.job import Batch
 from teachers.backbone import layers_of
 from teachers.contrastive import Side, info_nce
 
+ENCODING_TOKENS = 8192  # tokens a batch when all texts are encoded
 CHARACTERS_PER_TOKEN = 32  # far more than any text needs; keeps the tokenizer away from texts of megabytes
 RESUMABLE = ("bert", "roberta", "xlm-roberta", "camembert")  # families whose layers take (hidden states, additive mask)
 
@@ -35,6 +36,9 @@ class Texts:
     tokens: Tensor
     padding: int
     hidden: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.start) - 1
 
     @property
     def lengths(self) -> np.ndarray:
@@ -79,8 +83,9 @@ def tokenise(texts: list[str], tokenizer: BodyTokenizer, max_tokens: int) -> Tex
 class TextEncoder(nn.Module):
     """A transformer encoder with mean pooling and unit vectors.
 
-    `forward` takes what `Texts.batch` gives and returns `{"vectors": (M, h)}`. With the pairs of a training batch beside
-    it (`left`, `right`: rows of the batch, (B,); `item`, `log_popularity`: of each row, (M,)) it returns the loss.
+    `forward` takes what `Texts.batch` gives and returns `{"vectors": (M, h)}`. With the pairs of a training batch
+    beside it (`left`, `right`: rows of the batch, (B,); `item`, `log_popularity`: of each row, (M,)) it returns
+    `{"loss": scalar}`.
     """
 
     def __init__(self, body: Body, pooling: str, temperature: float) -> None:
@@ -119,7 +124,7 @@ class TextEncoder(nn.Module):
         return next(self.body.parameters()).dtype
 
     @torch.no_grad()
-    def cache_frozen(self, texts: Texts, budget: int, device: torch.device, dtype: torch.dtype) -> None:
+    def cache_frozen(self, texts: Texts, device: torch.device, dtype: torch.dtype) -> None:
         """Runs the embeddings and frozen layers once for all texts and keeps their output in `texts.hidden`.
 
         Afterwards neither training nor encoding runs them again. Their dropout is off; with fixed weights it would only
@@ -127,7 +132,6 @@ class TextEncoder(nn.Module):
 
         Args:
             texts: All item texts.
-            budget: Tokens a batch.
             device: Where to compute.
             dtype: How the output is kept; also the precision of the computation.
         """
@@ -135,10 +139,10 @@ class TextEncoder(nn.Module):
         assert layers is not None
         self.to(device).eval()
         kept = torch.empty(len(texts.tokens), self.body.config.hidden_size, dtype=dtype)
-        for rows in texts.budgeted(budget):
+        for rows in texts.budgeted(ENCODING_TOKENS):
             batch = {name: value.to(device) for name, value in texts.batch(rows).items()}
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-                hidden = self.body.embeddings(input_ids=batch["tokens"])
+                hidden = cast(nn.Module, self.body.embeddings)(input_ids=batch["tokens"])
                 mask = additive_mask(batch["mask"], hidden.dtype)
                 for layer in layers[: self.frozen]:
                     hidden = layer_output(layer, hidden, mask)
@@ -146,6 +150,40 @@ class TextEncoder(nn.Module):
             place = (texts.start[rows][:, None] + torch.arange(inside.shape[1]))[inside.cpu()]
             kept[place] = hidden[inside].to("cpu", dtype)
         texts.hidden = kept
+
+
+@torch.no_grad()
+def encode(model: nn.Module, texts: Texts, device: torch.device, bf16: bool, share: tuple[int, int] = (0, 1)) -> Tensor:
+    """Unit vectors of all texts.
+
+    Args:
+        model: A `TextEncoder`, or what an engine wrapped around it.
+        texts: N texts.
+        device: Where the model is.
+        bf16: Runs under autocast, unless the weights are bfloat16 already (as DeepSpeed's are, which autocast breaks).
+        share: This process's number and how many there are; each encodes its part of the texts.
+
+    Returns:
+        (N, h), float32, on the CPU; rows of other processes' texts are zero, so that the sum over processes is whole.
+    """
+    rank, world = share
+    weights = next(model.parameters())
+    batches = texts.budgeted(ENCODING_TOKENS)
+    vectors: Tensor | None = None
+    was_training = model.training
+    model.eval()
+    # Split weights (ZeRO-3) are gathered layer by layer, so every process must run equally many batches.
+    for first in range(0, len(batches), world):
+        rows = batches[min(first + rank, len(batches) - 1)]
+        batch = {name: value.to(device) for name, value in texts.batch(rows).items()}
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16 and weights.dtype == torch.float32):
+            encoded = model(batch)["vectors"].float().cpu()
+        if vectors is None:
+            vectors = torch.zeros(len(texts), encoded.shape[1])
+        if first + rank < len(batches):
+            vectors[rows] = encoded
+    model.train(was_training)
+    return vectors if vectors is not None else torch.zeros(0, 1)
 
 
 def frozen_depth(body: Body) -> int:
@@ -162,7 +200,7 @@ def resumable(body: Body) -> bool:
     """Whether the frozen part of this body can be cached: a known family, embeddings frozen."""
     if body.config.model_type not in RESUMABLE:
         return False
-    return not any(p.requires_grad for p in body.embeddings.parameters())
+    return not any(p.requires_grad for p in cast(nn.Module, body.embeddings).parameters())
 
 
 def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:

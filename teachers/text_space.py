@@ -25,7 +25,15 @@ class TextSpaceModel(nn.Module):
     keep a place in it.
     """
 
-    def __init__(self, text: Tensor, decays: tuple[float, ...], scale: float, dropout: float, mlp: bool) -> None:
+    def __init__(
+        self,
+        text: Tensor,
+        decays: tuple[float, ...],
+        scale: float,
+        dropout: float,
+        item_dropout: float,
+        mlp: bool,
+    ) -> None:
         super().__init__()
         n_items, width = text.shape
         self.n_items = n_items
@@ -35,7 +43,7 @@ class TextSpaceModel(nn.Module):
         self.log_decay = nn.Parameter(torch.tensor(decays).log())
         self.mix = nn.Parameter(torch.full((len(decays),), 1.0 / len(decays)))
         self.log_scale = nn.Parameter(torch.tensor(scale).log())
-        self.dropout = nn.Dropout(dropout)
+        self.dropout, self.item_dropout = nn.Dropout(dropout), item_dropout
         self.mlp = None
         if mlp:
             self.mlp = nn.Sequential(nn.Linear(len(decays) * width, 256), nn.GELU(), nn.Linear(256, width))
@@ -48,7 +56,7 @@ class TextSpaceModel(nn.Module):
 
     def query(self, history: Tensor, table: Tensor) -> Tensor:
         """Scaled queries (B, d) for histories (B, L)."""
-        pools = history_pools(history, table, self.log_decay.exp(), self.dropout.p if self.training else 0.0)
+        pools = history_pools(history, table, self.log_decay.exp(), self.item_dropout if self.training else 0.0)
         query = (self.mix[:, None] * pools).sum(1)
         if self.mlp is not None:
             query = query + self.mlp(pools.flatten(1))
@@ -70,6 +78,7 @@ class TextSpace:
         decays: list[float] | tuple[float, ...] = (1.0, 4.0, 20.0),
         scale: float = 20.0,
         dropout: float = 0.5,
+        item_dropout: float = 0.5,
         mlp: bool = False,
         width: int = 0,
         max_length: int = 50,
@@ -85,7 +94,8 @@ class TextSpace:
             vectors: Name of the member whose item vectors it starts from.
             decays: Starting time constants of the history pools, in items.
             scale: Starting logit scale.
-            dropout: On history vectors and the query.
+            dropout: On the query, in training.
+            item_dropout: Share of history items left out in training; the latest item always stays.
             mlp: Adds an MLP over the pools, starting at zero.
             width: Reduces the text vectors to so many principal components, for speed; 0 keeps them whole.
             max_length: Longest history read.
@@ -95,7 +105,8 @@ class TextSpace:
             patience: Evaluations without a gain before stopping.
             seed: Added to the experiment's seed, to make members that differ by seed alone.
         """
-        self.vectors, self.decays, self.scale, self.dropout, self.mlp = vectors, tuple(decays), scale, dropout, mlp
+        self.vectors, self.decays, self.scale, self.mlp = vectors, tuple(decays), scale, mlp
+        self.dropout, self.item_dropout = dropout, item_dropout
         self.width = width
         self.max_length, self.epochs, self.batch_size = max_length, epochs, batch_size
         self.learning_rate, self.patience, self.seed = learning_rate, patience, seed
@@ -113,10 +124,13 @@ class TextSpace:
         text = centred(inputs.vectors[self.vectors].float())
         if 0 < self.width < text.shape[1]:
             text = principal(text, self.width)
-        self.model = TextSpaceModel(text, self.decays, self.scale, self.dropout, self.mlp)
+        self.model = self._model(text)
         contexts = train_contexts(inputs.dataset)
         self.contexts, self.rows = contexts, np.flatnonzero(contexts.target >= 0)
         self.random_seed = inputs.seed + self.seed
+
+    def _model(self, text: Tensor) -> TextSpaceModel:
+        return TextSpaceModel(text, self.decays, self.scale, self.dropout, self.item_dropout, self.mlp)
 
     def job(self) -> Job | None:
         """Training on every train prefix."""
@@ -138,7 +152,7 @@ class TextSpace:
     def finish(self, weights: dict[str, Tensor]) -> None:
         """Loads the best weights and folds the table."""
         assert self.model is not None
-        self.model.load_state_dict(weights)
+        self.model.cpu().load_state_dict(weights)
         self.model.eval()
         self.served = self.model.table().detach()
 
@@ -146,7 +160,7 @@ class TextSpace:
     def score(self, batch: ContextBatch) -> Tensor:
         """Scaled cosines (B, N)."""
         assert self.model is not None and self.served is not None
-        history = torch.from_numpy(batch.seen[:, -self.max_length :])
+        history = torch.from_numpy(batch.seen[:, -self.max_length :]).to(self.served.device)
         return self.model.query(history, self.served) @ self.served.T
 
     def item_vectors(self) -> Tensor | None:
@@ -161,7 +175,7 @@ class TextSpace:
     def load(self, folder: Path) -> Self:
         """Reads the weights."""
         weights = load_file(folder / "model.safetensors")
-        self.model = TextSpaceModel(weights["text"], self.decays, self.scale, self.dropout, self.mlp)
+        self.model = self._model(weights["text"])
         self.finish(weights)
         return self
 

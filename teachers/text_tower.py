@@ -10,22 +10,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModel
 
 from distill.data.contexts import ContextBatch
 from distill.data.dataset import TRAIN
 from distill.errors import UserError
 from distill.job import Batch, Job
 from distill.progress import say
-from teachers.backbone import ATTENTION, SCRATCH, freeze, open_backbone, scratch_backbone
+from teachers.backbone import SCRATCH, freeze, fresh, open_backbone, scratch_backbone
 from teachers.closed_form import decayed_sum
 from teachers.protocol import Inputs
-from teachers.text_encoder import TextEncoder, resumable, tokenise
+from teachers.text_encoder import TextEncoder, encode, resumable, tokenise
 from teachers.text_pairs import Pairs, length_batches, neighbour_pairs
 from teachers.text_space import centred
 from teachers.text_vectors import tfidf_vectors
 
-ENCODING_TOKENS = 8192  # tokens a batch when the catalogue is encoded
 VECTORS = "item_vectors.safetensors"
 
 
@@ -100,7 +98,7 @@ class TextTower:
         self.tfidf_share = tfidf_share if tfidf_share is not None else (0.5 if backbone == SCRATCH else 0.0)
         self.tfidf_width = tfidf_width
         self.vocabulary, self.hidden_size, self.layers = vocabulary, hidden_size, layers
-        self.vectors: Tensor | None = None
+        self.vectors: Tensor | None = None  # unit vectors (N, d)
         self.folder: Path | None = None
 
     def prepare(self, inputs: Inputs) -> None:
@@ -122,9 +120,7 @@ class TextTower:
         self._check_length()
         freeze(self.body, self.frozen_layers)
         self.texts = tokenise(texts, self.tokenizer, self.max_tokens)
-        popularity = torch.from_numpy(
-            dataset.popularity + 1.0
-        ).float()  # +1: an item without events is never in a batch
+        popularity = torch.from_numpy(dataset.popularity).float().clamp_min(1)
         self.log_popularity = (popularity / popularity.sum()).log()
         self.encoder = TextEncoder(self.body, self.pooling, self.temperature)
         self.pairs: Pairs = neighbour_pairs(dataset.lists(TRAIN, TRAIN))
@@ -154,24 +150,22 @@ class TextTower:
 
     def refresh(self, model: nn.Module, accelerator: Any) -> None:
         """Encodes the catalogue with the (wrapped) model; each process of a launch takes its share of the texts."""
-        self._encode(
-            model, accelerator.device, accelerator.num_processes, accelerator.process_index, accelerator.reduce
-        )
+        share = (accelerator.process_index, accelerator.num_processes)
+        vectors = encode(model, self.texts, accelerator.device, self.precision == "bf16", share)
+        self._set(accelerator.reduce(vectors.to(accelerator.device), "sum").cpu() if share[1] > 1 else vectors)
 
     def finish(self, weights: dict[str, Tensor]) -> None:
         """Puts the best weights into a fresh encoder (an engine may have split or rounded the old one) and encodes."""
-        body = AutoModel.from_config(self.body.config, attn_implementation=ATTENTION)
-        freeze(body, self.frozen_layers)
-        self.body = body
-        self.encoder = TextEncoder(body, self.pooling, self.temperature)
+        self.body = fresh(self.body)
+        freeze(self.body, self.frozen_layers)
+        self.encoder = TextEncoder(self.body, self.pooling, self.temperature)
         self.encoder.load_state_dict(weights)
         self._encode_alone()
 
     def score(self, batch: ContextBatch) -> Tensor:
         """sum_j exp(-age_j / decay) * cosine(item_j, i) of half-centred vectors, (B, N)."""
         assert self.vectors is not None, "prepare or load first"
-        table = centred(self.vectors)
-        return decayed_sum(torch.from_numpy(batch.seen), table, self.decay) @ table.T
+        return decayed_sum(torch.from_numpy(batch.seen), self.table, self.decay) @ self.table.T
 
     def item_vectors(self) -> Tensor | None:
         """Unit vectors (N, d), float32."""
@@ -187,9 +181,24 @@ class TextTower:
 
     def load(self, folder: Path) -> Self:
         """Reads the item vectors; the encoder itself only when `encode` is asked for new texts."""
-        self.vectors = load_file(folder / VECTORS)["vectors"]
         self.folder = folder
+        self._serve(load_file(folder / VECTORS)["vectors"])
         return self
+
+    def encode(self, texts: list[str]) -> Tensor:
+        """Unit vectors (M, d) of new texts, in the space of `item_vectors`; opens the saved encoder when first asked.
+
+        Raises:
+            UserError: The vectors have a TF-IDF part, whose word counts are not kept.
+        """
+        if self.tfidf_share > 0:
+            raise UserError("text_tower: new texts can be encoded only by a tower trained with tfidf_share: 0.")
+        if self.folder is not None and not hasattr(self, "body"):
+            self.device = torch.device("cpu")
+            self.body, self.tokenizer = open_backbone(str(self.folder))
+            self.encoder = TextEncoder(self.body, self.pooling, self.temperature)
+        tokens = tokenise(texts, self.tokenizer, self.max_tokens)
+        return encode(self.encoder, tokens, self.device, self.precision == "bf16")
 
     def _batches(self, epoch: int) -> list[np.ndarray]:
         rng = np.random.default_rng([self.seed, epoch])
@@ -200,14 +209,11 @@ class TextTower:
 
     def _collate(self, numbers: np.ndarray) -> Batch:
         """Each item of the batch's pairs once, and the pairs as rows of those."""
-        item, rows = np.unique(self.pairs.items[numbers], return_inverse=True)
-        items, rows = torch.from_numpy(item), torch.from_numpy(rows.reshape(-1, 2))
-        pairs = {"item": items, "log_popularity": self.log_popularity[items], "left": rows[:, 0], "right": rows[:, 1]}
-        return {**self.texts.batch(items), **pairs}
-
-    def _autocast(self, model: nn.Module) -> bool:
-        """DeepSpeed's bf16 weights need no autocast, and break under it."""
-        return self.precision == "bf16" and next(model.parameters()).dtype == torch.float32
+        unique, inverse = np.unique(self.pairs.items[numbers], return_inverse=True)
+        items, rows = torch.from_numpy(unique), torch.from_numpy(inverse.reshape(-1, 2))
+        batch = self.texts.batch(items)
+        batch |= {"item": items, "log_popularity": self.log_popularity[items]}
+        return batch | {"left": rows[:, 0], "right": rows[:, 1]}
 
     def _cache(self) -> None:
         if not resumable(self.body):
@@ -216,29 +222,10 @@ class TextTower:
         megabytes = len(self.texts.tokens) * self.body.config.hidden_size * width / 2**20
         if megabytes <= self.cache_megabytes:
             dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-            self.encoder.cache_frozen(self.texts, ENCODING_TOKENS, self.device, dtype)
+            self.encoder.cache_frozen(self.texts, self.device, dtype)
 
     def _encode_alone(self) -> None:
-        self._encode(self.encoder.to(self.device), self.device)
-
-    @torch.no_grad()
-    def _encode(
-        self, model: nn.Module, device: torch.device, world: int = 1, rank: int = 0, add_up: Any = None
-    ) -> None:
-        batches = self.texts.budgeted(ENCODING_TOKENS)
-        vectors = torch.zeros(len(self.empty), self.body.config.hidden_size)
-        was_training = model.training
-        model.eval()
-        # Partitioned weights are gathered layer by layer, so every process must run equally many batches.
-        for first in range(0, len(batches), world):
-            rows = batches[min(first + rank, len(batches) - 1)]
-            batch = {name: value.to(device) for name, value in self.texts.batch(rows).items()}
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._autocast(model)):
-                encoded = model(batch)["vectors"]
-            if first + rank < len(batches):
-                vectors[rows] = encoded.float().cpu()
-        model.train(was_training)
-        self._set(add_up(vectors.to(device), "sum").cpu() if world > 1 else vectors)
+        self._set(encode(self.encoder.to(self.device), self.texts, self.device, self.precision == "bf16"))
 
     def _set(self, vectors: Tensor) -> None:
         """Unit vectors, the mean for items without text, TF-IDF beside them where wanted."""
@@ -249,7 +236,10 @@ class TextTower:
             words[self.empty] = words[~self.empty].mean(0)
             parts = (1 - self.tfidf_share) ** 0.5 * vectors, self.tfidf_share**0.5 * functional.normalize(words, dim=-1)
             vectors = torch.cat(parts, dim=1)
-        self.vectors = vectors
+        self._serve(vectors)
+
+    def _serve(self, vectors: Tensor) -> None:
+        self.vectors, self.table = vectors, centred(vectors)
 
     def _check_length(self) -> None:
         longest = getattr(self.body.config, "max_position_embeddings", None)

@@ -9,7 +9,7 @@ import numpy as np
 ANGLES = np.deg2rad(np.arange(0, 360, 22.5))
 ROUNDS = 4
 # Costs of a place, in pixels of distance that one would rather accept.
-OVERLAP, COVERED_POINT, CROSSED_LINE, OUTSIDE = 60.0, 12.0, 16.0, 500.0
+OVERLAP, COVERED_POINT, CROSSED_LINE, MISLEADING, OUTSIDE = 60.0, 12.0, 16.0, 60.0, 500.0
 
 
 def place_labels(
@@ -36,11 +36,15 @@ def place_labels(
     Returns:
         For each label its lower left corner (2,) and the anchor (2,) it belongs to.
     """
+    # Strokes that lie on each other are no more in the way than one.
+    obstacles = 3 * np.unique(np.round(np.asarray(obstacles) / 3), axis=0)
+    markers = np.concatenate([np.zeros((0, 2)), *(a for a in anchors if len(a) == 1)])
     costs = anchor_costs or [np.zeros(len(a)) for a in anchors]
     candidates = [_candidates(np.asarray(a, float), s, gaps) for a, s in zip(anchors, sizes, strict=True)]
     fixed = [
         _fixed_cost(boxes, distance, obstacles, bounds)
         + CROSSED_LINE * _crossings(boxes, owner, obstacles)
+        + MISLEADING * _nearer_to_another(boxes, owner, distance, markers)
         + np.repeat(cost, len(distance) // len(cost))
         for (boxes, owner, distance), cost in zip(candidates, costs, strict=True)
     ]
@@ -96,6 +100,16 @@ def _crossings(boxes: np.ndarray, owner: np.ndarray, obstacles: np.ndarray) -> n
         # Close to its own anchor a leader meets its own line, which doesn't count.
         crossed += close.any(axis=1) & (np.hypot(*(place - owner).T) > 5)
     return crossed
+
+
+def _nearer_to_another(boxes: np.ndarray, owner: np.ndarray, gap: np.ndarray, markers: np.ndarray) -> np.ndarray:
+    """Whether a reader would take a box for the label of another marker (P, 2) than its own, (C,)."""
+    if not len(markers):
+        return np.zeros(len(boxes), bool)
+    nearest = np.clip(markers, boxes[:, None, :2], boxes[:, None, 2:])
+    away = np.hypot(*np.moveaxis(nearest - markers, -1, 0))
+    away[(owner[:, None] == markers).all(axis=-1)] = np.inf
+    return away.min(axis=1) < gap + 4
 
 
 def _overlap(boxes: np.ndarray, other: np.ndarray) -> np.ndarray:

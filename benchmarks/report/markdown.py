@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.report.shape import (
     Report,
+    arranged,
     as_interval,
     example_lists,
     export_figures,
@@ -26,6 +27,7 @@ from benchmarks.report.verdict import inside_noise, verdict
 
 def to_markdown(report: Report) -> str:
     """report.md: the verdict first, then the tables of the page and the command that makes them again."""
+    report = arranged(report)
     gate = report.get("teacher_gate") or {}
     parts = [
         f"# {escape(report.get('title') or 'Benchmark report')}",

@@ -8,7 +8,7 @@ import hashlib
 from benchmarks.report import details, sections
 from benchmarks.report.assets import SCRIPT, STYLE
 from benchmarks.report.html import Html, tag
-from benchmarks.report.shape import Report, is_number
+from benchmarks.report.shape import Report, arranged, is_number
 from benchmarks.report.text import count
 from benchmarks.report.verdict import verdict
 
@@ -36,6 +36,7 @@ def to_html(report: Report) -> str:
     A content security policy forbids everything but the inline style and the one script, known by its hash, so that no
     title in the data can make the page load or run anything.
     """
+    report = arranged(report)
     title = str(report.get("title") or "Benchmark report")
     built = [(identity, name, html) for identity, name, builder in SECTIONS if (html := builder(report)) is not None]
     links = [tag("li", tag("a", name, href=f"#{identity}")) for identity, name, _ in built]

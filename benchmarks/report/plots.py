@@ -108,7 +108,8 @@ def exposure(report: Report) -> Chart | None:
         return None
     tail = (((report.get("data") or {}).get("tail") or {}).get("headline") or {}).get("share_of_items")
     with chart() as (figure, axes):
-        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="Items, most popular first", ylabel="Share of all recommendations")
+        axes.set(xlim=(0, 1), ylim=(0, 1.12), yticks=np.linspace(0, 1, 6))  # room for labels above 100 %
+        axes.set(xlabel="Items, most popular first", ylabel="Share of all recommendations")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}%"))
         axes.plot([0, 1], [0, 1], color=NEUTRAL, linewidth=0.8, linestyle=(0, (2, 3)))
@@ -189,9 +190,12 @@ def _scatter(
     show: Callable[[float], str],
     log: bool = False,
 ) -> Chart | None:
-    points = [p for p in points if not log or p.x > 0]
+    usable = [p for p in points if not log or p.x > 0]
+    points = in_view(usable)
     if not points:
         return None
+    below = [f"{p.label} ({p.y:.4f} at {show(p.x)})" for p in usable if p not in points]
+    note += f" Below the chart: {', '.join(below)}." if below else ""
     with chart() as (figure, axes):
         if log:
             axes.set_xscale("log")
@@ -204,12 +208,20 @@ def _scatter(
         axes.plot([p.x for p in front], [p.y for p in front], color="#b8c0cc", linewidth=1.2, zorder=1)
         names, places = merge([p.label for p in points], axes.transData.transform([(p.x, p.y) for p in points]))
         strokes = [((p.x, p.x), p.up) for p in points if p.up] + [(p.across, (p.y, p.y)) for p in points if p.across]
-        strokes += [((a.x, b.x), (a.y, b.y)) for a, b in pairwise(front)]
-        obstacles = np.concatenate([places, *(along(axes, *stroke) for stroke in strokes)])
+        # The front is faint, so a label may rather lie on it than on a bar: fewer points stand for it.
+        faint = [along(axes, (a.x, b.x), (a.y, b.y))[::3] for a, b in pairwise(front)]
+        obstacles = np.concatenate([places, *(along(axes, *stroke) for stroke in strokes), *faint])
         write_labels(figure, axes, names, [place[None] for place in places], obstacles)
-        values = "; ".join(f"{p.label}: {p.y:.4f} at {show(p.x)}" for p in points)
+        values = "; ".join(f"{p.label}: {p.y:.4f} at {show(p.x)}" for p in usable)
         svg = to_svg(figure, name, f"{title}. {values}.")
     return Chart(title, note, svg)
+
+
+def in_view(points: Sequence[Point]) -> list[Point]:
+    """The points worth the chart's height: one with less than half of the best accuracy would squeeze the others."""
+    best = max((p.y for p in points), default=0.0)
+    near = [p for p in points if p.y >= best / 2]
+    return near if len(near) > 1 else list(points)
 
 
 def pareto(points: Sequence[Point], lower_x: bool) -> list[Point]:

@@ -20,6 +20,15 @@ TAIL = "tail_ndcg@10"
 
 HEADLINE = (OVERALL, "recall@10", TAIL, "tail_recall@10", "coverage@10", "tail_coverage@10", "gini@10")
 ROLES = ("teacher", "student", "export", "control", "baseline")
+# What people want to read first in the records of a report; other keys follow in the order in which they are.
+READING_ORDER = (
+    *("python", "platform", "processors", "torch", "transformers", "fp32", "int8"),
+    *("data", "name", "split", "interactions", "headline", "bottom_80"),
+    *("head items", "mid items", "tail items", "light users", "medium users", "heavy users"),
+    *("passed", "teacher", "baseline", "mean", "difference", "low", "high", "p_value", "p_adjusted", "effect_size"),
+    *("scores", CONTROL, STUDENT, "export"),
+    *("threshold", "items", "share_of_items", "share_of_interactions", "share_of_targets", "unseen", "users"),
+)
 LABELS = {
     TEACHER: "Teacher",
     STUDENT: "Student",
@@ -58,6 +67,15 @@ def check_report(report: Report) -> None:
                 f"Model {name} of the report lacks {', '.join(missing)}; every model has a name, a role and metrics. "
                 "Make the report again with: distill benchmark CONFIG"
             )
+
+
+def arranged(value: Any) -> Any:
+    """The report with the keys of all its records in reading order: report.json has them in alphabetical order."""
+    if isinstance(value, Mapping):
+        place = {key: number for number, key in enumerate(READING_ORDER)}
+        keys = sorted(value, key=lambda key: place.get(key, len(place)))
+        return {key: value[key] if key == "settings" else arranged(value[key]) for key in keys}
+    return [arranged(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def ordered_models(report: Report) -> list[Model]:

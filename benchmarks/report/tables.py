@@ -57,7 +57,7 @@ class Column:
 
 
 def columns(report: Report) -> list[Column]:
-    """Metrics the headline ones first, then parameters, bytes and latency at batch 1.
+    """Metrics, the headline ones first, then parameters, bytes and latency at batch 1.
 
     What no model has is left out.
     """

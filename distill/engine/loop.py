@@ -211,7 +211,8 @@ def _means(run: _Run) -> dict[str, float]:
         kept = f"The last good weights are in {run.folder}. " if (run.folder / BEST).is_file() else ""
         raise UserError(
             f"{run.label}: the loss became {means['loss']} in epoch {run.progress.epoch + 1}, by step "
-            f"{run.progress.step} of {run.steps}. {kept}Lower the learning rate (now {run.job.learning_rate:g}), or use precision fp32."
+            f"{run.progress.step} of {run.steps}. {kept}Lower the learning rate (now {run.job.learning_rate:g}), "
+            f"or use precision fp32."
         )
     return means
 

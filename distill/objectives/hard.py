@@ -31,12 +31,12 @@ def cross_entropy(scores: Tensor, target: SoftTarget, smoothing: float = 0.0, lo
     """
     labelled = target.label >= 0
     if not bool(labelled.any()):
-        return scores.sum() * 0.0
+        return scores[:0].sum()  # 0, with a gradient of 0; multiplying by 0 would make nan of the masked -inf
     if not bool(labelled.all()):
         scores = scores[labelled]
     label = target.label[labelled]
     if logit_adjustment:
-        assert target.popularity is not None
+        assert target.popularity is not None, "logit_adjustment needs the items' popularity"
         scores = scores + logit_adjustment * (target.popularity + 0.5 / len(target.popularity)).log()
     normaliser = scores.logsumexp(-1)
     loss = normaliser - scores.gather(1, label[:, None])[:, 0]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from distill.errors import UserError
 from distill.soft.target import SoftTarget
+
+NOTHING = -1e30  # a score without weight in any softmax; finite, so that rows of nothing else stay free of nan
 
 
 def listwise_kl(scores: Tensor, target: SoftTarget, sharpening: float = 2.0, rest: float = 0.2) -> Tensor:
     """Cross-entropy of the student against the teacher's sharpened top K plus one bucket for all other items.
 
-    L = -(1 - r) sum_k p_k log q_k - r log(1 - sum_k q_k), with p = softmax(sharpening * t) over the teacher's top K, q the
-    student's softmax over the whole catalogue, and r the mass of the rest.
+    L = -(1 - r) sum_k p_k log q_k - r log(1 - sum_k q_k), with p = softmax(sharpening * t) over the teacher's top K, q
+    the student's softmax over the whole catalogue, and r the mass of the rest.
 
     References:
         Hinton et al. 2015, "Distilling the knowledge in a neural network", section 2, for the softened softmax; the
@@ -36,23 +39,24 @@ def listwise_kl(scores: Tensor, target: SoftTarget, sharpening: float = 2.0, res
     items, teacher, valid = _teacher(target)
     log_q = scores.gather(1, items) - scores.logsumexp(-1, keepdim=True)
     log_q = log_q.masked_fill(~valid, 0.0)
-    p = torch.softmax((sharpening * teacher).masked_fill(~valid, -torch.inf), -1)
+    answered = valid.any(-1)
+    p = torch.softmax((sharpening * teacher).masked_fill(~valid, NOTHING), -1)
     top_mass = (log_q.exp() * valid).sum(-1).clamp(max=1 - 1e-6)
     if rest < 0:
-        assert target.logz is not None
-        inside = torch.logsumexp(teacher.masked_fill(~valid, -torch.inf), -1)
+        assert target.logz is not None, "a negative rest needs logz"
+        inside = torch.logsumexp(teacher.masked_fill(~valid, NOTHING), -1)
         share = (1 - (inside - target.logz).exp()).clamp(0, 1)
     else:
         share = torch.full_like(top_mass, rest)
     loss = -(1 - share) * (p * log_q).sum(-1) - share * torch.log1p(-top_mass)
-    return loss.mean()
+    return (loss * answered).sum() / answered.sum().clamp_min(1)
 
 
 def stratified_kl(scores: Tensor, target: SoftTarget, sharpening: float = 2.0) -> Tensor:
     """KL between teacher and student inside each popularity stratum of the teacher's top K, strata weighted equally.
 
-    Inside a stratum popularity can't explain the order, so what is learned there is preference: the teacher's view of the
-    tail isn't drowned by its view of the head.
+    Inside a stratum popularity can't explain the order, so what is learned there is preference: the teacher's view of
+    the tail isn't drowned by its view of the head.
 
     References:
         Chen et al. 2023, "Unbiased Knowledge Distillation for Recommendation" (UnKD), section 4, generalised from pairs
@@ -67,7 +71,8 @@ def stratified_kl(scores: Tensor, target: SoftTarget, sharpening: float = 2.0) -
         With one stratum it is the KL over the top K alone, without a rest.
 
     Returns:
-        The mean over contexts of the mean over strata that hold at least two of the top K.
+        The mean over contexts that the teacher answered of the mean over strata that hold at least two of the top K;
+        0 where there is none.
     """
     items, teacher, valid = _teacher(target)
     assert target.strata is not None
@@ -79,16 +84,21 @@ def stratified_kl(scores: Tensor, target: SoftTarget, sharpening: float = 2.0) -
     log_q = _log_softmax_within(student, member)
     divergence = (log_p.exp() * (log_p - log_q) * member).sum(-1)  # (B, G)
     counted = member.sum(-1) >= 2
-    return ((divergence * counted).sum(-1) / counted.sum(-1).clamp_min(1)).mean()
+    per_context = (divergence * counted).sum(-1) / counted.sum(-1).clamp_min(1)
+    return per_context.sum() / valid.any(-1).sum().clamp_min(1)
 
 
 def _log_softmax_within(values: Tensor, member: Tensor) -> Tensor:
     """Log-softmax of (B, K) inside each group of (B, G, K); 0 outside the group."""
-    spread = values[:, None, :].masked_fill(~member, -1e30)
+    spread = values[:, None, :].masked_fill(~member, NOTHING)
     return torch.where(member, spread - spread.logsumexp(-1, keepdim=True), 0.0)
 
 
 def _teacher(target: SoftTarget) -> tuple[Tensor, Tensor, Tensor]:
-    assert target.items is not None and target.scores is not None, "these losses need a teacher's scores"
+    if target.items is None or target.scores is None:
+        raise UserError(
+            "The losses listwise_kl and stratified_kl need a teacher's scores; 'control_losses' trains without a "
+            "teacher. Move them to 'losses'."
+        )
     valid = target.items >= 0
     return target.items.clamp_min(0), target.scores.float(), valid

@@ -34,7 +34,9 @@ class Objective(nn.Module):
         """
         super().__init__()
         self.student = student
-        self.terms = [(x.name, float(x.weight), partial(resolve("loss", x.name), **x.arguments)) for x in losses]
+        functions = [partial(resolve("loss", x.name), **x.arguments) for x in losses]
+        names = _unique([x.name.rpartition(":")[2] for x in losses])
+        self.terms = list(zip(names, [float(x.weight) for x in losses], functions, strict=True))
         self.register_buffer("strata", strata, persistent=False)
         self.register_buffer("popularity", popularity, persistent=False)
 
@@ -53,4 +55,14 @@ class Objective(nn.Module):
         )
         named = {name: term(scores, target) for name, _, term in self.terms}
         total = torch.stack([weight * named[name] for name, weight, _ in self.terms]).sum()
-        return {"loss": total, **named}
+        return {**named, "loss": total}
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Names of terms; a loss that is used twice, with other settings, becomes name and name_2."""
+    taken: dict[str, int] = {"loss": 1}
+    unique = []
+    for name in names:
+        taken[name] = taken.get(name, 0) + 1
+        unique.append(name if taken[name] == 1 else f"{name}_{taken[name]}")
+    return unique

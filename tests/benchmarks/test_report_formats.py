@@ -170,6 +170,9 @@ def test_report_made_again_from_its_json_is_the_same(tmp_path):
     for name in ("report.csv", "report.tex"):
         assert (tmp_path / name).read_text() == (tmp_path / "again" / name).read_text()
     assert in_terminal(again) == in_terminal(sample_report())
+    markdown = (tmp_path / "again" / "report.md").read_text()
+    assert "| Stratum | Passed | Baseline | Difference | Low | High | p | Users |" in markdown
+    assert markdown.index("| head items") < markdown.index("| tail items") < markdown.index("| light users")
 
 
 @pytest.mark.parametrize(

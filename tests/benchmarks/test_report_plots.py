@@ -47,6 +47,15 @@ def test_a_lone_label_stands_close_and_covers_nothing():
     assert (anchor == point[0]).all()
 
 
+def test_a_label_stands_nearer_to_its_own_marker_than_to_another():
+    points = np.array([[200.0, 150.0], [222.0, 172.0]])
+    sizes = [np.array([150.0, 13.0]), np.array([40.0, 13.0])]
+    found = boxes(sizes, place_labels(sizes, [p[None] for p in points], points, BOUNDS))
+    for box, own, other in zip(found, points, points[::-1], strict=True):
+        away = [np.hypot(*(np.clip(p, box[:2], box[2:]) - p)) for p in (own, other)]
+        assert away[0] < away[1]
+
+
 def test_labels_avoid_a_curve():
     x = np.linspace(80, 380, 200)
     curve = np.column_stack([x, 60 + 200 * (1 - np.exp(-(x - 80) / 60))])
@@ -143,3 +152,13 @@ def test_curves_of_the_students_own_log_are_drawn():
     report["curves"] = {"student": rows, "student_without_distillation": []}
     accuracy, loss = plots.training_curves(report)
     assert "Student: from 0.1000 to 0.2000" in accuracy.svg and "Student: from 4.0000 to 3.0000" in loss.svg
+
+
+def test_a_far_worse_model_is_named_below_the_chart():
+    coverage, *_ = plots.trade_offs(sample_report())
+    assert "Below the chart: Popularity (0.1031 at 0%)." in coverage.note
+    root = ElementTree.fromstring(coverage.svg)
+    assert "Popularity" not in {text.text for text in root.iter("text")}
+    assert "Popularity: 0.1031" in root.find("title").text
+    pair = [plots.Point("a", "teacher", 1, 0.4, None, None), plots.Point("b", "baseline", 2, 0.1, None, None)]
+    assert plots.in_view(pair) == pair and plots.in_view([]) == []

@@ -16,7 +16,28 @@ from distill.engine.loop import best_weights, fit
 from teachers.protocol import Inputs
 from teachers.text_tower import TextTower
 
-WORDS = np.array("red blue green lamp desk chair paper ink pen soft hard cheap large small round steel oak glass print clip".split())
+WORDS = [
+    "red",
+    "blue",
+    "green",
+    "lamp",
+    "desk",
+    "chair",
+    "paper",
+    "ink",
+    "pen",
+    "soft",
+    "hard",
+    "cheap",
+    "large",
+    "small",
+    "round",
+    "steel",
+    "oak",
+    "glass",
+    "print",
+    "clip",
+]
 
 
 def made_up(n_users: int = 60, n_items: int = 40, events: int = 6) -> Dataset:
