@@ -155,7 +155,7 @@ class Export:
         k: Length of the lists that the bundle gives by default.
         min_overlap: Least mean overlap of the top 10 with torch's (fp32: always 0.999).
         min_retention: Least share of torch's ndcg@10 on validation.
-        min_tail_retention: The same for tail_ndcg@10 and tail_coverage@10, which hang on few hits.
+        min_tail_retention: The same for tail_ndcg@10 and tail_coverage@10, within two standard errors.
     """
 
     variants: list[str] = field(default_factory=lambda: ["fp32", "int8"])
@@ -350,7 +350,7 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+"), list("-+0123456789")
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
 MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")

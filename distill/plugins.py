@@ -24,7 +24,6 @@ TABLES: dict[str, dict[str, str]] = {
         "ease": "teachers.ease:Ease",
         "itemknn": "teachers.itemknn:ItemKNN",
         "popularity": "teachers.popularity:Popularity",
-        "sasrec": "teachers.sasrec:SASRec",
     },
     "student": {"hybrid_cf": "students.hybrid_cf:HybridCF"},
     "loss": {

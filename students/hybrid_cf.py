@@ -29,6 +29,7 @@ class HybridCF(nn.Module):
         scale: float = 16.0,
         dropout: float = 0.05,
         item_dropout: float = 0.05,
+        tied: bool = False,
         use_text: bool = True,
         item_vectors: Tensor | None = None,
     ) -> None:
@@ -42,6 +43,7 @@ class HybridCF(nn.Module):
             scale: Starting value of the learned logit scale.
             dropout: On the pools, in training.
             item_dropout: Share of history items left out in training; the latest item always stays.
+            tied: One table for history and candidates: half the size, and better where items have few events.
             use_text: Start the tables from `item_vectors` where there are any.
             item_vectors: Text vectors (N, T) from the teacher.
         """
@@ -49,7 +51,7 @@ class HybridCF(nn.Module):
         text = item_vectors if use_text else None
         self.n_items, self.dim = n_items, dim
         self.inputs = ItemTable(n_items, dim, text)
-        self.outputs = ItemTable(n_items, dim, text)
+        self.outputs = self.inputs if tied else ItemTable(n_items, dim, text)
         self.bias = nn.Parameter(torch.zeros(n_items))
         self.log_decay = nn.Parameter(torch.tensor(list(decays)).log())
         self.mix = nn.Parameter(torch.full((len(decays),), 1.0 / len(decays)))

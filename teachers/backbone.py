@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertTokenizerFast
@@ -73,7 +74,6 @@ def open_backbone(name: str, dropout: float | None = None) -> tuple[Body, BodyTo
     noise = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         _set_dropout(config, dropout)
         body = AutoModel.from_pretrained(
@@ -84,7 +84,8 @@ def open_backbone(name: str, dropout: float | None = None) -> tuple[Body, BodyTo
             attn_implementation=ATTENTION,
             dtype=torch.float32,
         )
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    except (OSError, ValueError, SafetensorError) as error:
         where = f"folder {place}" if isinstance(place, Path) else f"local folder '{name}' (none), then hub id '{name}'"
         reason = str(error).strip().splitlines()[0]
         raise UserError(

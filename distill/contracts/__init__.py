@@ -3,8 +3,8 @@
     from distill.contracts import check_student
     check_student(lambda n_items, item_vectors: MyStudent(n_items, item_vectors=item_vectors))
 
-Each check raises AssertionError with a text that says what was wrong. None needs a network or a GPU, and for a small model
-none takes more than a second or two.
+Each check raises AssertionError with a text that says what was wrong. None needs a network or a GPU, and for a small
+model none takes more than a second or two.
 """
 
 from distill.contracts.loss import check_loss

@@ -25,15 +25,16 @@ def check_loss(loss: LossFunction, n_items: int = N_ITEMS, k: int = 6) -> None:
 
     Raises:
         AssertionError: Not a finite scalar; wrong or infinite gradients; a gradient on masked items; a dependence on
-            padding or on how items are numbered; not a mean over contexts; not finite where no context has a label; a
-            small step down the gradient that doesn't lower it.
+            padding or on how items are numbered; not a mean over contexts; not finite where no context has a label; not
+            lower for a student that scores as the teacher does than for one that scores the opposite way.
     """
-    scores, seen, target = _problem(n_items, k)
+    scores, teacher, seen, target = _problem(n_items, k)
     masked = scores.masked_fill(seen, -torch.inf)
     value = loss(masked, target)
     require(value.ndim == 0, f"the loss has shape {tuple(value.shape)}, expected a scalar")
     require(bool(torch.isfinite(value)), f"the loss is {float(value)} where seen items are masked with -inf")
     _check_loss_gradient(loss, scores, seen, target)
+    _check_direction(loss, teacher, seen, target)
     _check_order(loss, masked, target, value)
     _check_padding(loss, masked, target, value)
     _check_mean(loss, masked, target, value)
@@ -45,24 +46,26 @@ def check_loss(loss: LossFunction, n_items: int = N_ITEMS, k: int = 6) -> None:
     require(leaf.grad is not None and bool(torch.isfinite(leaf.grad).all()), "no finite gradient without labels")
 
 
-def _problem(n_items: int, k: int, rows: int = 4) -> tuple[Tensor, Tensor, SoftTarget]:
-    """Student scores (B, N) in float64, seen items (B, N), and a target with the teacher's top k of the rest."""
+def _problem(n_items: int, k: int, rows: int = 4) -> tuple[Tensor, Tensor, Tensor, SoftTarget]:
+    """Student scores and teacher scores (B, N) in float64, seen items (B, N), and a target of the rest's top k."""
     rng = torch.Generator().manual_seed(7)
     scores = torch.randn(rows, n_items, generator=rng, dtype=torch.float64)
     seen = torch.rand(rows, n_items, generator=rng) < 0.2
-    teacher = (2 * torch.randn(rows, n_items, generator=rng, dtype=torch.float64)).masked_fill(seen, -torch.inf)
-    best = teacher.topk(k, dim=1)
+    teacher = 2 * torch.randn(rows, n_items, generator=rng, dtype=torch.float64)
+    unseen = teacher.masked_fill(seen, -torch.inf)
+    best = unseen.topk(k, dim=1)
     popularity = torch.rand(n_items, generator=rng, dtype=torch.float64)
     label = best.indices[:, 1].clone()
     label[-1] = -1
     return (
         scores,
+        teacher,
         seen,
         SoftTarget(
             label=label,
             items=best.indices,
             scores=best.values,
-            logz=teacher.logsumexp(1),
+            logz=unseen.logsumexp(1),
             strata=torch.arange(n_items) % 2,
             popularity=popularity / popularity.sum(),
         ),
@@ -74,8 +77,7 @@ def _check_loss_gradient(loss: LossFunction, scores: Tensor, seen: Tensor, targe
         return loss(free.masked_fill(seen, -torch.inf), target)
 
     leaf = scores.clone().requires_grad_()
-    before = of_scores(leaf)
-    before.backward()
+    of_scores(leaf).backward()
     gradient = leaf.grad
     require(gradient is not None, "the loss has no gradient with regard to the scores")
     assert gradient is not None
@@ -85,8 +87,15 @@ def _check_loss_gradient(loss: LossFunction, scores: Tensor, seen: Tensor, targe
         torch.autograd.gradcheck(of_scores, (scores.clone().requires_grad_(),), raise_exception=False),
         "the gradient differs from finite differences (in float64: don't cast the student's scores down)",
     )
-    after = of_scores(scores - 1e-3 * gradient / gradient.norm().clamp_min(1e-12))
-    require(float(after) < float(before), "a small gradient step doesn't lower the loss")
+
+
+def _check_direction(loss: LossFunction, teacher: Tensor, seen: Tensor, target: SoftTarget) -> None:
+    """The labels are among the teacher's best, so labels and teacher agree on which student is the better one."""
+    alike, opposite = (float(loss(s.masked_fill(seen, -torch.inf), target)) for s in (teacher, -teacher))
+    require(
+        alike < opposite,
+        f"a student that scores as the teacher does has the loss {alike:.4g}, one that scores the opposite way {opposite:.4g}",
+    )
 
 
 def _check_order(loss: LossFunction, masked: Tensor, target: SoftTarget, value: Tensor) -> None:

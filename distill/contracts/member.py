@@ -28,8 +28,8 @@ def check_member(member: Any, dataset: Dataset, inputs: Any = None, fit: Callabl
             `lambda job: (fit(job, Local(), folder, None, "check"), best_weights(folder))[1]` with the project's engine.
 
     Raises:
-        AssertionError: Wrong shapes; scores that aren't finite, that depend on padding or on the other rows of the batch,
-            or that change from call to call; item vectors of a wrong shape.
+        AssertionError: Wrong shapes; scores that aren't finite, that depend on padding or on the other rows of the
+            batch, or that change from call to call; item vectors of a wrong shape.
     """
     if inputs is None:
         from teachers.protocol import Inputs

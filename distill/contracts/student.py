@@ -110,6 +110,7 @@ def _check_gradients(student: Any, n_items: int) -> None:
         after = loss()
         for parameter, value in zip(trainable, saved, strict=True):
             parameter.copy_(value)
+    before = before.detach()
     require(float(after) < float(before), f"a small gradient step raises the loss from {before:.6f} to {after:.6f}")
     student.zero_grad(set_to_none=True)
 

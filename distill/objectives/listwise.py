@@ -19,7 +19,7 @@ def listwise_kl(scores: Tensor, target: SoftTarget, sharpening: float = 2.0, res
 
     References:
         Hinton et al. 2015, "Distilling the knowledge in a neural network", section 2, for the softened softmax; the
-        sharpened top K with a fixed rest is this project's (docs/objectives.md has the evidence).
+        sharpened top K with a fixed rest is this project's (docs/distillation.md has the evidence).
 
     Requirements:
         Seen items masked with -inf in `scores`; the teacher's items are never seen ones.

@@ -56,17 +56,26 @@ def test_the_same_export_again_does_nothing(config, folder, capsys):
 
 
 def test_a_failed_gate_leaves_nothing_that_opens(tmp_path):
-    config = make_run(tmp_path, variants=("fp32", "int8"))
-    main(config)
+    config = make_run(tmp_path)
     strict = dataclasses.replace(config, export=dataclasses.replace(config.export, min_overlap=1.1))
     with pytest.raises(UserError, match=r"gate failed.*int8: overlap@10 is 0\.9\d+, at least 1\.1") as failure:
         main(strict)
     assert "fp32:" not in str(failure.value)
-    folder = config.folder / "export"
-    assert read_manifest(folder) is None
-    assert json.loads((folder / "gate.json").read_text())["int8"]["passed"] is False
-    with pytest.raises(UserError, match="holds no bundle"):
-        Bundle.open(folder)
+    shown = Path(re.search(r"figures are in (\S+gate\.json)", str(failure.value)).group(1))
+    assert json.loads(shown.read_text())["int8"]["passed"] is False
+    assert read_manifest(config.folder / "export") is None
+    for folder in (config.folder / "export", shown.parent):
+        with pytest.raises(UserError, match="holds no bundle"):
+            Bundle.open(folder)
+
+
+def test_a_failed_gate_leaves_an_earlier_bundle_as_it_was(config, folder):
+    before = (folder / "bundle.json").read_bytes()
+    strict = dataclasses.replace(config, export=dataclasses.replace(config.export, min_overlap=1.1))
+    with pytest.raises(UserError, match="gate failed"):
+        main(strict)
+    assert (folder / "bundle.json").read_bytes() == before
+    assert Bundle.open(folder).n_items == N_ITEMS
 
 
 def test_a_student_of_another_catalogue_is_refused(tmp_path):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from export_samples import dataset_for, hybrid, torch_scores
 from distill.config import Export
 from distill.data.contexts import Kind, from_lists
 from distill.data.dataset import VALID
-from distill.export.gate import all_scores, compare, failures, gate_cases, overlap, table
+from distill.export.gate import all_scores, compare, failures, gate_cases, noise, overlap, table
 from distill.export.graph import build_graphs
 from distill.ranking.cases import cases_of
 from distill.serving.session import Graph
@@ -54,7 +55,7 @@ def test_another_student_fails(world):
 
 def test_limits_decide(world):
     student, _, against = world
-    strict = against(student, Export(min_overlap=1.0, min_retention=1.2, min_tail_retention=1.3))
+    strict = against(student, Export(min_overlap=1.0, min_retention=1.2, min_tail_retention=2.0))
     assert len(strict["int8"].failures) == 4
     assert "at least 1.0 is wanted" in strict["int8"].failures[0]
     assert failures(strict["int8"], "int8", Export()) == []
@@ -70,13 +71,35 @@ def test_the_figures_are_plain_json(world):
 
 
 def test_nan_figures_fail_and_become_none(world):
-    from dataclasses import replace
-
     student, _, against = world
     broken = replace(against(student)["fp32"], max_score_error=float("nan"), overlap=float("nan"))
     found = failures(broken, "fp32", Export())
     assert len(found) == 2
     assert broken.as_result()["max_score_error"] is None
+
+
+def test_a_loss_in_the_tail_counts_beyond_the_noise_only(world):
+    student, _, against = world
+    figures = against(student)["int8"]
+    name = "tail_coverage@10"
+    for kept, noise_of, failed in ((0.8, 0.4, False), (0.8, 0.05, True), (0.91, 0.0, False)):
+        lost = replace(figures, retention={**figures.retention, name: kept}, noise={**figures.noise, name: noise_of})
+        assert bool(failures(lost, "int8", Export())) is failed
+    worse = replace(figures, retention={**figures.retention, "ndcg@10": 0.97}, noise={**figures.noise, "ndcg@10": 0.4})
+    assert failures(worse, "int8", Export()) == ["ndcg@10 keeps 0.9700 of torch's, at least 0.98 is wanted"]
+
+
+def test_noise_is_two_deviations_of_chance():
+    random = np.random.default_rng(0)
+    reference, exported = random.random(400), random.random(400)
+    by_chance = []
+    for _ in range(4000):  # each difference up or down, as a coin falls
+        swap = random.random(400) < 0.5
+        by_chance.append((np.where(swap, exported, reference) - np.where(swap, reference, exported)).sum())
+    assert noise(exported, reference) == pytest.approx(2 * np.std(by_chance) / reference.sum(), rel=0.05)
+    four_of_five = noise(np.array([1.0, 1, 1, 1, 0]), np.ones(5))
+    assert four_of_five == pytest.approx(0.4)  # one item lost of five is within the noise of a limit of 0.9
+    assert noise(np.zeros(3), np.zeros(3)) == 0 and noise(reference, reference) == 0
 
 
 def test_overlap_counts_listed_items_only():

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from itertools import count
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -13,6 +14,7 @@ from accelerate.utils import set_seed
 from distill.data.dataset import TRAIN, Dataset
 from distill.engine.accelerator import make_accelerator
 from distill.engine.loop import best_weights, fit
+from distill.job import Batch
 from teachers.protocol import Inputs
 from teachers.text_tower import TextTower
 
@@ -57,37 +59,49 @@ def made_up(n_users: int = 60, n_items: int = 40, events: int = 6) -> Dataset:
 
 
 def main() -> None:
-    """Usage: train_tower.py OUTPUT_FOLDER SETTINGS_JSON."""
+    """Usage: train_tower.py OUTPUT_FOLDER SETTINGS_JSON [BATCH_TO_FAIL_AT]."""
     folder, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
+    fail_at = int(sys.argv[3]) if len(sys.argv) > 3 else -1
     torch.set_num_threads(1)
     accelerator = make_accelerator("tensorboard", folder / "logs")
     set_seed(0)
-    tower = TextTower(hidden_size=64, layers=2, vocabulary=200, dropout=0.0, batch_size=32, tfidf_share=0.0, **settings)
+    tower = TextTower(hidden_size=64, vocabulary=200, dropout=0.0, batch_size=32, tfidf_share=0.0, **settings)
     tower.prepare(Inputs(made_up(), {}, 0, accelerator.device))
     job = tower.job()
     assert job is not None
-    norms = []
+    collate, number = job.collate, count()
+
+    def failing(rows: np.ndarray) -> Batch:
+        if next(number) == fail_at:
+            raise SystemExit(3)
+        return collate(rows)
+
+    job.collate = failing
 
     def validate(model: torch.nn.Module) -> float:
+        """Later is better: the last weights are kept."""
         tower.refresh(model, accelerator)
-        norms.append(float(tower.vectors.norm(dim=1).mean()))
-        return float(len(norms))
+        return float(next(number))
 
     curve = fit(job, accelerator, folder / "work", validate, "tower")
-    refreshed = tower.vectors.clone()
+    refreshed = tower.item_vectors()
     tower.finish(best_weights(folder / "work"))
+    vectors = tower.item_vectors()
+    assert refreshed is not None
+    assert vectors is not None
     if accelerator.is_main_process:
         saved = folder / "tower"
         saved.mkdir(parents=True)
         tower.save(saved)
-        loaded = TextTower().load(saved)
+        reloaded = TextTower(tfidf_share=0.0, precision=settings["precision"]).load(saved)
         result = {
-            "curve": curve,
-            "engine": str(accelerator.distributed_type),
+            "engine": accelerator.distributed_type.value,
             "processes": accelerator.num_processes,
-            "reloaded": float((loaded.vectors - tower.vectors).abs().max()),
-            "encoded_alone": float((refreshed - tower.vectors).abs().max()),
-            "vectors": tower.vectors.tolist(),
+            "losses": [point["loss"] for point in curve],
+            "refreshed": refreshed.tolist(),
+            "vectors": vectors.tolist(),
+            "reloaded": reloaded.item_vectors().tolist(),
+            "encoded_again": reloaded.encode(made_up().texts).tolist(),
         }
         (folder / "result.json").write_text(json.dumps(result))
     accelerator.wait_for_everyone()

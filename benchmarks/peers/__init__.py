@@ -1,0 +1,1 @@
+"""Side-by-side runs of the evaluator against other libraries, in environments of their own."""
