@@ -16,7 +16,9 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
 }
 
 
-def tune(name: str, fit: Callable[[dict[str, Any]], Any], quality: Callable[[Any], float]) -> tuple[Any, dict[str, Any]]:
+def tune(
+    name: str, fit: Callable[[dict[str, Any]], Any], quality: Callable[[Any], float]
+) -> tuple[Any, dict[str, Any]]:
     """Fits a baseline at the settings that do best on validation.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,17 +74,22 @@ def describe(contender: Contender, evaluation: Evaluation, cases: Cases, resampl
     }
 
 
-def distillation(teacher: Evaluation, student: Evaluation, control: Evaluation, seed: int) -> dict[str, Any]:
-    """What distillation brought, by metric.
+def distillation(
+    teacher: Evaluation, students: Sequence[Evaluation], controls: Sequence[Evaluation], seed: int
+) -> dict[str, Any]:
+    """What distillation brought, by metric; students and controls of the same seed are compared.
 
-    retention = D / T; gain = (D - S) / S with its interval and p value (paired over users); gap closed = (D - S) / (T - S),
-    left out where the teacher isn't above the control beyond chance.
+    With D, S, T the means of student, control and teacher over seeds: retention = D / T; gain = (D - S) / S with its
+    interval (users and seeds drawn anew) and p value (sign flips over users); gap closed = (D - S) / (T - S), left out
+    where the teacher isn't above the control beyond chance. `student` and `control` list the value of each seed.
     """
     result = {}
     for name in COMPARED:
-        t, d, s = teacher.values[name], student.values[name], control.values[name]
-        gain = paired(student.per_user[name], control.per_user[name], seed=seed)
-        gap = paired(teacher.per_user[name], control.per_user[name], seed=seed)
+        each = [[e.values[name] for e in group] for group in (students, controls)]
+        t, d, s = teacher.values[name], float(np.mean(each[0])), float(np.mean(each[1]))
+        one, two = (np.stack([e.per_user[name] for e in group]) for group in (students, controls))
+        gain = paired(one, two, seed=seed)
+        gap = paired(np.repeat(teacher.per_user[name][None], len(two), axis=0), two, seed=seed)
         certain = gap.p_value <= 0.05 and gap.difference > 0
         result[name] = {
             "retention": d / t if t else None,
@@ -92,6 +97,9 @@ def distillation(teacher: Evaluation, student: Evaluation, control: Evaluation, 
             "gain_interval": [gain.low / s, gain.high / s] if s else None,
             "p_value": gain.p_value,
             "gap_closed": gain.difference / gap.difference if certain else None,
+            "seeds": gain.seeds,
+            "student": each[0],
+            "control": each[1],
         }
     return result
 
@@ -125,9 +133,7 @@ def examples(
         if not len(rows):
             continue
         row = int(rng.choice(rows))
-        titles = {
-            name: [dataset.titles[i] for i in ranked[row][:5] if i >= 0] for name, ranked in lists.items()
-        }
+        titles = {name: [dataset.titles[i] for i in ranked[row] if i >= 0] for name, ranked in lists.items()}
         shown.append(
             {
                 "user": str(dataset.user_ids[cases.users[row]]),

@@ -18,8 +18,9 @@ from torch import Tensor
 from benchmarks.baselines import GRIDS, shared_fits, tune
 from benchmarks.latency import measure_interleaved
 from benchmarks.quality import (
-    K,
+    METRICS,
     Contender,
+    K,
     data_card,
     describe,
     distillation,
@@ -34,12 +35,12 @@ from distill.data.contexts import ContextBatch
 from distill.data.dataset import TEST, VALID, Dataset
 from distill.progress import console, is_main_process, say
 from distill.ranking.cases import Cases, cases_of
-from distill.ranking.evaluator import rank
+from distill.ranking.evaluator import Evaluation, evaluate, rank
 from distill.ranking.gate import teacher_gate
 from distill.runs import COMMANDS, environment, read_manifest, run_stage
 from distill.serving.runtime import Bundle
 from distill.tensors import mask_seen
-from distill.train_student import CONTROL, STUDENT
+from distill.train_student import CONTROL, STUDENT, seed_folder
 from distill.train_teacher import load_teacher
 from students.checkpoint import load_student
 from students.protocol import scores as student_scores
@@ -54,7 +55,9 @@ def main(config: Config) -> Path:
     folder = config.folder / "report"
     if not is_main_process():
         return folder
-    stages = ("data", "teacher", "scores", CONTROL, STUDENT, "export")
+    seeds = range(config.benchmark.seeds)
+    students = [seed_folder(config, name, offset).name for name in (CONTROL, STUDENT) for offset in seeds]
+    stages = ("data", "teacher", "scores", *students, "export")
     run_stage(
         folder,
         settings={"benchmark": to_tree(config.benchmark), "seed": config.seed},
@@ -81,13 +84,15 @@ def build(config: Config, folder: Path) -> dict[str, Any]:
     models = [describe(c, evaluations[c.name], cases, settings.resamples, config.seed) for c in contenders]
     add_latency(models, contenders, config)
     lists = {c.name: c.ranked for c in contenders}
+    students = [evaluations[STUDENT], *other_seeds(config, cases, STUDENT, config.fit.max_length)]
+    controls = [evaluations[CONTROL], *other_seeds(config, cases, CONTROL, config.control_fit.max_length)]
     others = {c.name: evaluations[c.name] for c in contenders if c.role in ("baseline", "control")}
     manifests = {name: read_manifest(config.folder / name) or {} for name in COMMANDS}
     shown = ("teacher", STUDENT, CONTROL)
     report = {
         "title": f"{config.run.name}: {Path(config.data.path).name}",
         "models": models,
-        "distillation": distillation(evaluations["teacher"], evaluations[STUDENT], evaluations[CONTROL], config.seed),
+        "distillation": distillation(evaluations["teacher"], students, controls, config.seed),
         "teacher_gate": teacher_gate(evaluations["teacher"], others, seed=config.seed),
         "data": data_card(dataset, cases, Path(config.data.path).name, split_text(config)),
         "teacher": manifests["teacher"].get("result", {}).get("fusion", {}),
@@ -115,14 +120,24 @@ def neural(config: Config, cases: Cases) -> list[Contender]:
     found.append(torch_contender("teacher", "teacher", teacher.score, cases, config, bytes=size))
     for name, role, fit in ((STUDENT, "student", config.fit), (CONTROL, "control", config.control_fit)):
         student = load_student(config.folder / name)
-        length = fit.max_length
-
-        def score(batch: ContextBatch, student: Any = student, length: int = length) -> Tensor:
-            return student_scores(student, torch.from_numpy(batch.seen[:, -length:]))
-
+        score = student_scorer(student, fit.max_length)
         parameters = sum(p.numel() for p in student.parameters())
         size = (config.folder / name / "model.safetensors").stat().st_size
         found.append(torch_contender(name, role, score, cases, config, parameters=parameters, bytes=size))
+    return found
+
+
+def student_scorer(student: Any, length: int) -> Score:
+    """Scores of a torch student that reads the last `length` items."""
+    return lambda batch: student_scores(student, torch.from_numpy(batch.seen[:, -length:]))
+
+
+def other_seeds(config: Config, cases: Cases, name: str, length: int) -> list[Evaluation]:
+    """Evaluations of the same student trained with the further seeds."""
+    found = []
+    for offset in range(1, config.benchmark.seeds):
+        score = student_scorer(load_student(seed_folder(config, name, offset)), length)
+        found.append(evaluate(rank(row_scorer(score, cases), cases, K, batch_size=512), cases, METRICS))
     return found
 
 
@@ -171,7 +186,9 @@ def baselines(config: Config, dataset: Dataset, cases: Cases, valid: Cases) -> l
         if GRIDS[name]:
             say(f"baseline {name}: {', '.join(f'{k} {v:g}' for k, v in settings.items())}")
         size = int(torch.count_nonzero(model.table))
-        made = torch_contender(name, "baseline", model.score, cases, config, seeded=False, parameters=size, bytes=4 * size)
+        made = torch_contender(
+            name, "baseline", model.score, cases, config, seeded=False, parameters=size, bytes=4 * size
+        )
         made.notes["tuned"] = settings
         found.append(made)
     return found

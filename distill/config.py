@@ -223,7 +223,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def parse(text: str) -> Any:
     """Reads YAML. Unlike YAML 1.1 it takes `1e-3` for a number, as people who write learning rates do."""
-    return yaml.load(text, Loader=_Loader)  # a SafeLoader that knows one more form of number
+    return _Loader(text).get_single_data()
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:

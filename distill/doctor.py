@@ -17,7 +17,17 @@ from rich.table import Table
 
 from distill.progress import console
 
-NEEDED = ("torch", "transformers", "accelerate", "onnx", "onnxruntime", "onnxscript", "datasets", "polars", "safetensors")
+NEEDED = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "datasets",
+    "polars",
+    "safetensors",
+)
 EXTRAS = {
     "deepspeed": ("deepspeed", "training with DeepSpeed (configs/accelerate/zero*.yaml)"),
     "optimum": ("optimum", "exporting a teacher's language model to ONNX"),
@@ -70,7 +80,8 @@ def extras() -> list[Finding]:
     found = []
     for name, (extra, purpose) in EXTRAS.items():
         here = version(name)
-        found.append(Finding(name, here or "not installed", "" if here else f"for {purpose}: pip install taildistill[{extra}]"))
+        remedy = "" if here else f"for {purpose}: pip install taildistill[{extra}]"
+        found.append(Finding(name, here or "not installed", remedy))
     return found
 
 
@@ -82,7 +93,8 @@ def device() -> Finding:
 
     if torch.cuda.is_available():
         return Finding("device", ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())))
-    name = f"CPU, {torch.get_num_threads()} threads of {os.cpu_count()} processors, {torch.backends.cpu.get_cpu_capability()}"
+    threads, kind = torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
+    name = f"CPU, {threads} threads of {os.cpu_count()} processors, {kind}"
     built = torch.version.cuda
     return Finding("device", name, "this torch is built for CUDA, but no GPU is visible" if built else "")
 

@@ -35,7 +35,7 @@ def track(items: Iterable[T], label: str, total: int | None = None, unit: str = 
         total: Number of items; taken from `len(items)` where it is known.
         unit: What one item is called in the rate ("steps", "rows").
 
-    In a terminal this is a bar with rate and remaining time; elsewhere a line every 15 seconds, so that logs stay short.
+    In a terminal this is a bar with rate and remaining time; elsewhere a line every 15 seconds: logs stay short.
     """
     if total is None and hasattr(items, "__len__"):
         total = len(items)  # type: ignore[arg-type]

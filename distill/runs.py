@@ -33,6 +33,11 @@ COMMANDS = {
 }
 
 
+def command_of(stage: str) -> str:
+    """The command that makes a stage's folder; further seeds of a student have a folder of their own."""
+    return COMMANDS.get(stage.partition("-seed")[0], stage)
+
+
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
     """Writes JSON so that a reader sees the old file or the new one, never half of it."""
     temporary = path.with_name(path.name + ".tmp")
@@ -67,7 +72,7 @@ def open_stage(folder: Path, config_source: str = "CONFIG") -> dict[str, Any]:
         UserError: The stage was not run, or one of its files is missing or altered (named, with both hashes).
     """
     manifest = read_manifest(folder)
-    command = f"distill {COMMANDS.get(folder.name, folder.name)} {config_source}"
+    command = f"distill {command_of(folder.name)} {config_source}"
     if manifest is None:
         raise UserError(f"{folder} is not there or not finished. Make it with: {command}")
     for name, expected in manifest["files"].items():
@@ -91,8 +96,8 @@ def run_stage(
 ) -> Path:
     """Runs one stage, unless its folder already holds the result of the same settings and inputs.
 
-    The result grows in `<folder>.partial` and takes the folder's place when it is whole, so a mistake in the settings never
-    costs a finished result, and a killed stage finds there what it had done.
+    The result grows in `<folder>.partial` and takes the folder's place when it is whole, so a mistake in the settings
+    never costs a finished result, and a killed stage finds there what it had done.
 
     Args:
         folder: The stage's folder; its name is the stage.
@@ -190,5 +195,5 @@ def _check_lineage(manifests: Mapping[str, Mapping[str, Any]], source: str) -> N
             if current != fingerprint:
                 raise UserError(
                     f"'{name}' was made from '{used}' {fingerprint[:12]}, but '{used}' is now {current[:12]}. "
-                    f"Rebuild it with: distill {COMMANDS.get(name, name)} {source}"
+                    f"Rebuild it with: distill {command_of(name)} {source}"
                 )

@@ -51,7 +51,8 @@ def build(config: Config, folder: Path, accelerator: Any) -> dict[str, Any]:
     dataset = Dataset.read(config.folder / "data")
     teacher, settings = load_teacher(config), config.scores
     if not 1 <= settings.k < dataset.n_items:
-        raise UserError(f"'scores.k' is {settings.k}, expected 1 to {dataset.n_items - 1} (the catalogue has {dataset.n_items} items).")
+        most = dataset.n_items - 1
+        raise UserError(f"'scores.k' is {settings.k}, expected 1 to {most}: the catalogue has {dataset.n_items} items.")
     manifest = read_manifest(config.folder / "teacher") or {}
     header = StoreHeader(
         k=settings.k,
@@ -76,11 +77,9 @@ def build(config: Config, folder: Path, accelerator: Any) -> dict[str, Any]:
         answers = Store.open(folder, dataset.item_vocabulary, dataset.fingerprint)
         rows = last_real_rows(first)
         found = answers.lookup(rows, ("items", "scores"))
-        drawn = [
-            rollouts(first, rows, found["items"], found["scores"], settings.rollouts, settings.rollout_power, config.seed),
-            appends(first, rows, settings.appends, config.seed),
-        ]
-        second = concatenate([c for c in drawn if len(c)])
+        count, power = settings.rollouts, settings.rollout_power
+        drawn = rollouts(first, rows, found["items"], found["scores"], count, power, config.seed)
+        second = concatenate([drawn, appends(first, rows, settings.appends, config.seed)])
         accelerator.wait_for_everyone()
         starts += score_contexts(
             teacher, second, writer, len(first), len(starts), settings.shard_rows, accelerator, config.seed

@@ -6,6 +6,7 @@ if __name__ == "__main__":  # run as a file: the repository root, not distill/, 
 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,19 +41,28 @@ STUDENT, CONTROL = "student", "student_without_distillation"
 
 
 def main(config: Config) -> Path:
-    """Trains both students of a run. Needs the stages `data`, `teacher` and `scores`."""
-    train_one(config, CONTROL)
-    return train_one(config, STUDENT)
+    """Trains both students of a run, for each seed. Needs the stages `data`, `teacher` and `scores`."""
+    for offset in reversed(range(config.benchmark.seeds)):
+        train_one(config, CONTROL, offset)
+        folder = train_one(config, STUDENT, offset)
+    return folder
 
 
-def train_one(config: Config, name: str) -> Path:
-    """Trains the distilled student or its control, with the same text vectors, into the folder called `name`."""
+def seed_folder(config: Config, name: str, offset: int) -> Path:
+    """Where a student of the seed `config.seed + offset` lies; the first seed's is the one that is exported."""
+    return config.folder / (name if offset == 0 else f"{name}-seed{offset}")
+
+
+def train_one(config: Config, name: str, offset: int = 0) -> Path:
+    """Trains the distilled student or its control, with the same text vectors, into `seed_folder`."""
     distilled = name == STUDENT
+    folder = seed_folder(config, name, offset)
+    config = dataclasses.replace(config, seed=config.seed + offset)
     losses, settings = (config.losses, config.fit) if distilled else (config.control_losses, config.control_fit)
     inputs = [config.folder / "data", config.folder / "teacher"]
-    accelerator = make_accelerator(config.run.tracker, config.folder / "logs" / name)
+    accelerator = make_accelerator(config.run.tracker, config.folder / "logs" / folder.name)
     return run_stage(
-        config.folder / name,
+        folder,
         settings={
             "student": to_tree(config.student),
             "losses": to_tree(losses),
@@ -75,7 +85,7 @@ def build(
     cases = sample(cases_of(dataset, VALID), config.seed)
     vectors = student_vectors(config)
     set_seed(config.seed)
-    student = build_student(config.student.name, config.student.arguments, dataset.n_items, vectors, config.seed)
+    student: Any = build_student(config.student.name, config.student.arguments, dataset.n_items, vectors, config.seed)
     objective = make_objective(student, losses, dataset)
     job = distilled_job(config, dataset, objective) if distilled else control_job(config, dataset, objective)
 

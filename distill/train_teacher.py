@@ -108,7 +108,8 @@ def fit_member(
             home.mkdir(parents=True, exist_ok=True)
             member.save(home)
             value = quality(member.score, cases).values["ndcg@10"]
-            write_json(done, {"name": spec.name, "arguments": to_tree(spec.arguments), "ndcg@10": value, "curve": curve})
+            about = {"name": spec.name, "arguments": to_tree(spec.arguments)}
+            write_json(done, {**about, "ndcg@10": value, "curve": curve})
             say(f"  validation ndcg@10 {value:.4f}")
     accelerator.wait_for_everyone()
     about = json.loads(done.read_text())
@@ -141,7 +142,7 @@ def fuse(config: Config, members: dict[str, Member], dataset: Dataset, cases: Ca
     fused = torch.stack([scores[name] * weight for name, weight in weights.items()]).sum(0)
     labels = torch.from_numpy(cases.truth.items[cases.truth.indptr[:-1]].astype(np.int64))
     sharpness = fit_sharpness(fused, torch.from_numpy(batch.seen), labels)
-    result = {
+    result: dict[str, Any] = {
         "weights": weights,
         "sharpness": sharpness,
         "validation": {"teacher": figures(fused), **{name: figures(s) for name, s in scores.items()}},
@@ -164,7 +165,7 @@ def load_teacher(config: Config) -> FusedTeacher:
 
 
 def student_vectors(config: Config) -> torch.Tensor | None:
-    """The item vectors that students start from: of the member named by `teacher.item_vectors`, or the first with any."""
+    """Item vectors for students: of the member named by `teacher.item_vectors`, or the first that has any."""
     for name, spec in config.teacher.members.items():
         if config.teacher.item_vectors not in ("", name):
             continue

@@ -53,7 +53,7 @@ def load_student(folder: Path) -> nn.Module:
         UserError: The folder holds no student, or its weights don't fit its settings.
     """
     if not (folder / "student.json").is_file():
-        raise UserError(f"{folder} holds no student (there is no student.json). Make one with: distill train-student CONFIG")
+        raise UserError(f"{folder} holds no student (no student.json). Make one with: distill train-student CONFIG")
     about = json.loads((folder / "student.json").read_text())
     vectors = folder / "item_vectors.safetensors"
     text = load_file(vectors)["vectors"] if vectors.is_file() else None

@@ -12,8 +12,8 @@ class ItemTable(nn.Module):
     """Vectors of N items: `text @ projection + id`.
 
     The projection starts at the first principal components of the text vectors and the id part at zero, so a new table
-    is the text's own geometry; training moves both. Without text vectors the id part starts at random. The sum folds into
-    one plain table at export.
+    is the text's own geometry; training moves both. Without text vectors the id part starts at random. The sum folds
+    into one plain table at export.
     """
 
     def __init__(self, n_items: int, dim: int, text: Tensor | None = None) -> None:

@@ -12,8 +12,8 @@ from torch.nn import functional
 class Student(Protocol):
     """A history goes in, a vector comes out; items are rows of a table; the score is their dot product plus a bias.
 
-    `encode` alone becomes the ONNX graph; the table and the bias are stored beside it and may be compressed. Histories are
-    right-aligned and padded on the left with n_items.
+    `encode` alone becomes the ONNX graph; the table and the bias are stored beside it and may be compressed. Histories
+    are right-aligned and padded on the left with n_items.
     """
 
     n_items: int

@@ -34,8 +34,8 @@ class Ease(ItemItem):
         n_items = inputs.dataset.n_items
         if n_items > MAX_ITEMS:
             raise UserError(
-                f"ease: the catalogue has {n_items:,} items and EASE inverts a dense matrix of that side (limit {MAX_ITEMS:,}). "
-                "Use the member 'itemknn' instead, or filter items with data.min_item_events."
+                f"ease: the catalogue has {n_items:,} items and EASE inverts a dense matrix of that side (limit "
+                f"{MAX_ITEMS:,}). Use the member 'itemknn' instead, or filter items with data.min_item_events."
             )
         matrix = interaction_matrix(inputs.dataset)
         gram = torch.from_numpy((matrix.T @ matrix).toarray())

@@ -45,9 +45,9 @@ def fit_weights(
 ) -> tuple[dict[str, float], float]:
     """Coordinate search over the members' weights.
 
-    Each member's scores are first brought to one scale (unit mean standard deviation over the catalogue), so one grid fits
-    all. The search starts from the best single member, offers every other member in turn a few starting weights, and then
-    scales one weight after the other, keeping what helps; a member that doesn't help ends with weight 0.
+    Each member's scores are first brought to one scale (unit mean standard deviation over the catalogue), so one grid
+    fits all. The search starts from the best single member, offers every other member in turn a few starting weights,
+    and then scales one weight after the other, keeping what helps; a member that doesn't help ends with weight 0.
 
     Args:
         scores: Member name to finite scores of the validation cases (U, N), seen items not masked.

@@ -11,7 +11,7 @@ from teachers.protocol import Inputs
 
 
 class ItemKNN(ItemItem):
-    """s_ij = c_ij / ((n_i n_j)^alpha + shrink), c the co-occurrence, n the popularity, the top neighbours of each item kept.
+    """s_ij = c_ij / ((n_i n_j)^alpha + shrink), c the co-occurrence, n the popularity, the top neighbours kept.
 
     References:
         Deshpande & Karypis 2004, "Item-based top-N recommendation algorithms", section 4, with alpha as the exponent

@@ -35,7 +35,7 @@ class Member(Protocol):
     """One scorer of a fused teacher: a language model, a history model on its vectors, or a classic one.
 
     A plug-in's constructor takes its settings as plain arguments. Then `prepare` is called once; where `job` gives
-    something to train, the engine trains it, calling `refresh` before each validation, and `finish` gets the best weights.
+    something to train, the engine trains it, calling `refresh` before each validation; `finish` gets the best weights.
     """
 
     def prepare(self, inputs: Inputs) -> None:

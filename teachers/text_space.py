@@ -25,6 +25,8 @@ class TextSpaceModel(nn.Module):
     keep a place in it.
     """
 
+    text: Tensor
+
     def __init__(
         self,
         text: Tensor,
@@ -46,9 +48,10 @@ class TextSpaceModel(nn.Module):
         self.dropout, self.item_dropout = nn.Dropout(dropout), item_dropout
         self.mlp = None
         if mlp:
-            self.mlp = nn.Sequential(nn.Linear(len(decays) * width, 256), nn.GELU(), nn.Linear(256, width))
-            nn.init.zeros_(self.mlp[2].weight)
-            nn.init.zeros_(self.mlp[2].bias)
+            last = nn.Linear(256, width)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.mlp = nn.Sequential(nn.Linear(len(decays) * width, 256), nn.GELU(), last)
 
     def table(self) -> Tensor:
         """Unit item vectors (N, d)."""

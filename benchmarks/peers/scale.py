@@ -1,6 +1,7 @@
-"""Evaluation of a large catalogue: time and memory as the number of users grows.
+"""Evaluation of a large catalogue: time and memory as the number of users grows; and the time of intervals.
 
-Run in the project's own environment, from its folder: `python -m benchmarks.peers.scale --users 25000 50000 100000`.
+Run in the project's own environment, from its folder: `python -m benchmarks.peers.scale --users 25000 50000 100000`, or
+`python -m benchmarks.peers.scale --intervals`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from distill.data.dataset import Lists
 from distill.ranking.cases import Cases
 from distill.ranking.evaluator import evaluate, rank
 from distill.ranking.metrics import STANDARD, deepest
+from distill.ranking.significance import sign_flip
 
 SEEN, TRUTH = 50, 10
 
@@ -40,12 +42,30 @@ def large(users: int, n_items: int, dimensions: int = 64, seed: int = 0) -> Samp
     return Sample(vectors[0], vectors[1], cases)
 
 
+def time_intervals() -> None:
+    """Times 1,000 resamples of all standard metrics and 10,000 sign flips of one, on two sizes."""
+    print("| users | items | intervals of 20 metrics, seconds | sign-flip test, seconds |\n|---|---|---|---|")
+    for users, n_items in ((1000, 1682), (6000, 9000)):
+        sample = large(users, n_items)
+        result = evaluate(rank(sample.score, sample.cases, deepest(STANDARD)), sample.cases, STANDARD)
+        start = time.perf_counter()
+        result.intervals()
+        middle = time.perf_counter()
+        sign_flip(result.per_user["ndcg@10"])
+        end = time.perf_counter()
+        print(f"| {users:,} | {n_items:,} | {middle - start:.2f} | {end - middle:.2f} |")
+
+
 def main() -> None:
     """Prints a table and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", type=int, nargs="+", default=[5000, 10_000, 20_000])
     parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--intervals", action="store_true", help="time bootstrap and tests instead")
     chosen = parser.parse_args()
+    if chosen.intervals:
+        time_intervals()
+        return
     print("| users | items | seconds | users/s | peak memory, GB |\n|---|---|---|---|---|")
     rows = []
     for users in sorted(chosen.users):

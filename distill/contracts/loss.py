@@ -94,7 +94,7 @@ def _check_direction(loss: LossFunction, teacher: Tensor, seen: Tensor, target: 
     alike, opposite = (float(loss(s.masked_fill(seen, -torch.inf), target)) for s in (teacher, -teacher))
     require(
         alike < opposite,
-        f"a student that scores as the teacher does has the loss {alike:.4g}, one that scores the opposite way {opposite:.4g}",
+        f"a student that scores as the teacher does has the loss {alike:.4g}, its opposite {opposite:.4g}",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def check_student(make: MakeStudent, n_items: int = N_ITEMS) -> None:
         _check_shapes(student, n_items)
         _check_encoding(student, n_items)
         _check_gradients(student, n_items)
-        _check_state(student, lambda text=text: make(n_items, text), n_items)
+        _check_state(student, partial(make, n_items, text), n_items)
 
 
 def _histories(n_items: int, rows: int = 5, length: int = 6) -> Tensor:

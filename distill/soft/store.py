@@ -209,7 +209,7 @@ def _map_shard(path: Path) -> dict[str, np.ndarray]:
             header = json.loads(file.read(length))
         except ValueError as error:
             raise UserError(f"{path} is no safetensors file: its header can't be read. {REMEDY}") from error
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, entry in header.items():
         if name == "__metadata__":
             continue

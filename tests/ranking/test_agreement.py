@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from distill.ranking.agreement import kl, overlap
 from distill.ranking.ratings import auc, log_loss, mae, rmse
 
 CASES = 1000
+close_to = partial(pytest.approx, rel=1e-12, abs=1e-12, nan_ok=True)
 
 
 def test_rating_and_click_metrics_equal_plain_python() -> None:
@@ -20,12 +22,12 @@ def test_rating_and_click_metrics_equal_plain_python() -> None:
         n = int(rng.integers(1, 30))
         scores, clicks = rng.integers(0, 6, n) / 5, rng.integers(0, 2, n)
         ratings = rng.integers(1, 6, n)
-        assert mae(scores, ratings) == pytest.approx(sum(abs(s - r) for s, r in zip(scores, ratings, strict=True)) / n)
+        assert mae(scores, ratings) == close_to(sum(abs(s - r) for s, r in zip(scores, ratings, strict=True)) / n)
         squares = sum((s - r) ** 2 for s, r in zip(scores, ratings, strict=True))
-        assert rmse(scores, ratings) == pytest.approx(math.sqrt(squares / n), abs=1e-12)
+        assert rmse(scores, ratings) == close_to(math.sqrt(squares / n))
         kept = [min(max(s, 1e-15), 1 - 1e-15) for s in scores]
         loss = -sum(math.log(p) if c else math.log1p(-p) for p, c in zip(kept, clicks, strict=True)) / n
-        assert log_loss(scores, clicks) == pytest.approx(loss, abs=1e-12)
+        assert log_loss(scores, clicks) == close_to(loss)
         pairs = [
             1.0 if p > q else 0.5 if p == q else 0.0
             for p, c in zip(scores, clicks, strict=True)
@@ -33,7 +35,7 @@ def test_rating_and_click_metrics_equal_plain_python() -> None:
             if c and not d
         ]
         expected = sum(pairs) / len(pairs) if pairs else math.nan
-        assert auc(scores, clicks) == pytest.approx(expected, abs=1e-12, nan_ok=True)
+        assert auc(scores, clicks) == close_to(expected)
 
 
 def test_agreement_equals_plain_python() -> None:
@@ -49,14 +51,14 @@ def test_agreement_equals_plain_python() -> None:
         for user in range(users):
             one, two = ({i for i in both[user, :k] if i >= 0} for both in lists)
             longer = max(len(one), len(two))
-            assert found[user] == pytest.approx(len(one & two) / longer if longer else math.nan, nan_ok=True)
+            assert found[user] == close_to(len(one & two) / longer if longer else math.nan)
         teacher, student = rng.integers(-3, 4, (users, n_items)) * 0.7, rng.normal(size=(users, n_items))
         divergence = kl(teacher, student, k, temperature=2.0)
         for user in range(users):
             best = sorted(range(n_items), key=lambda i: (-teacher[user, i], i))[:k]
             p, q = ([math.exp(scores[user, i] / 2) for i in best] for scores in (teacher, student))
             expected = sum(a / sum(p) * math.log(a / sum(p) / (b / sum(q))) for a, b in zip(p, q, strict=True))
-            assert divergence[user] == pytest.approx(expected, abs=1e-12)
+            assert divergence[user] == close_to(expected)
 
 
 def test_equal_rankings_agree() -> None:
