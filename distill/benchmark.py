@@ -6,6 +6,7 @@ if __name__ == "__main__":  # run as a file: the repository root, not distill/, 
 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
+from torch.nn.functional import linear
 
 from benchmarks.baselines import GRIDS, shared_fits, tune
 from benchmarks.latency import measure_interleaved
@@ -43,7 +46,6 @@ from distill.tensors import mask_seen
 from distill.train_student import CONTROL, STUDENT, seed_folder
 from distill.train_teacher import load_teacher
 from students.checkpoint import load_student
-from students.protocol import scores as student_scores
 from teachers.protocol import Inputs
 
 Score = Callable[[ContextBatch], Tensor]
@@ -116,20 +118,28 @@ def neural(config: Config, cases: Cases) -> list[Contender]:
     teacher = load_teacher(config)
     folder = config.folder / "teacher"
     files = [p for name in teacher.members for p in (folder / name).glob("*.safetensors")]
-    size = sum(p.stat().st_size for p in files)
-    found.append(torch_contender("teacher", "teacher", teacher.score, cases, config, bytes=size))
+    about = {"parameters": sum(map(numbers_in, files)), "bytes": sum(p.stat().st_size for p in files)}
+    found.append(torch_contender("teacher", "teacher", teacher.score, cases, config, **about))
     for name, role, fit in ((STUDENT, "student", config.fit), (CONTROL, "control", config.control_fit)):
         student = load_student(config.folder / name)
         score = student_scorer(student, fit.max_length)
-        parameters = sum(p.numel() for p in student.parameters())
-        size = (config.folder / name / "model.safetensors").stat().st_size
+        weights = config.folder / name / "model.safetensors"
+        parameters, size = numbers_in(weights), weights.stat().st_size
         found.append(torch_contender(name, role, score, cases, config, parameters=parameters, bytes=size))
     return found
 
 
+def numbers_in(path: Path) -> int:
+    """How many numbers a safetensors file holds, from its header alone."""
+    with safe_open(path, "pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+
+
 def student_scorer(student: Any, length: int) -> Score:
-    """Scores of a torch student that reads the last `length` items."""
-    return lambda batch: student_scores(student, torch.from_numpy(batch.seen[:, -length:]))
+    """Scores of a torch student that reads the last `length` items; its item table is made once."""
+    with torch.no_grad():
+        table, bias = student.item_table(), student.item_bias()
+    return lambda batch: linear(student.encode(torch.from_numpy(batch.seen[:, -length:])), table, bias)
 
 
 def other_seeds(config: Config, cases: Cases, name: str, length: int) -> list[Evaluation]:
@@ -160,6 +170,7 @@ def exported(config: Config, cases: Cases) -> list[Contender]:
     """The exported files themselves, through the serving runtime."""
     found = []
     folder = config.folder / "export"
+    parameters = numbers_in(config.folder / STUDENT / "model.safetensors")
     for variant in config.export.variants:
         bundle = Bundle.open(folder, variant)
         histories = [cases.seen[row] for row in range(len(cases))]
@@ -170,7 +181,7 @@ def exported(config: Config, cases: Cases) -> list[Contender]:
 
         size = (folder / bundle.about["variants"][variant]["file"]).stat().st_size
         name = f"student_onnx_{variant}"
-        found.append(Contender(name, "export", ranked, config.seed, bytes=size, answer=answer))
+        found.append(Contender(name, "export", ranked, config.seed, parameters, size, answer))
     return found
 
 

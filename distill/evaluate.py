@@ -74,8 +74,9 @@ def evaluate_command(arguments: Sequence[str]) -> int:
         "results": results,
         "comparison": comparison.as_json() if comparison else None,
     }
+    show_tails(cases)
     for name, result in results.items():
-        show(name, result, cases, k)
+        show(name, result, cases)
     if comparison:
         console.print(comparison.table())
     if chosen.output:
@@ -164,36 +165,45 @@ def measure(evaluation: Evaluation, k: int, resamples: int = 1000, seed: int = 0
     }
 
 
-def show(name: str, result: Mapping[str, Any], cases: Cases, k: int) -> None:
-    """Prints the metrics, the tails and the 3 x 3 table of one set of lists."""
+def show(name: str, result: Mapping[str, Any], cases: Cases) -> None:
+    """Prints the metrics and the 3 x 3 table of one set of lists."""
     lists = result["lists"]
-    notes = [
+    odd = [
         f"{lists[key]:,} {key.replace('_', ' ')}" for key in ("seen_items", "empty_lists", "short_lists") if lists[key]
     ]
-    table = Table(title=f"{name}: {len(cases):,} users, {cases.n_items:,} items", caption=", ".join(notes) or None)
-    for column in ("metric", "value", "95 % interval", "users"):
-        table.add_column(column, justify="left" if column == "metric" else "right")
+    title = f"{name}: {len(cases):,} users, {cases.n_items:,} items"
+    table = make_table(title, "metric", "value", "95 % interval", "users")
+    table.caption = ", ".join(odd) or None
     for metric, row in result["metrics"].items():
         users = f"{row['users']:,}" if row["users"] is not None else ""
         table.add_row(metric, f"{row['value']:.4f}", f"{row['low']:.4f} to {row['high']:.4f}", users)
     console.print(table)
-    tails = Table(title="long tail")
-    for column in ("definition", "most popular tail item", "items", "of interactions", "of targets", "users"):
-        tails.add_column(column, justify="left" if column == "definition" else "right")
+    rows = result["three_by_three"]
+    kinds = next(iter(rows.values()))
+    cells = make_table(f"ndcg@{result['segment_cutoff']} by items and users", "", *(f"{kind} users" for kind in kinds))
+    for items, row in rows.items():
+        texts = [f"{c['ndcg']:.4f}\n{c['low']:.4f} to {c['high']:.4f}\n{c['users']:,} users" for c in row.values()]
+        cells.add_row(f"{items} items", *texts, end_section=True)
+    console.print(cells)
+
+
+def show_tails(cases: Cases) -> None:
+    """Prints both tail definitions with threshold, size and shares."""
+    table = make_table("long tail", "items", "threshold", "size", "of interactions", "of targets", "users")
     for tail in describe_tails(cases).values():
         shares = [f"{tail[key]:.1%}" for key in ("share_of_interactions", "share_of_targets")]
         size = f"{tail['items']:,} ({tail['share_of_items']:.0%})"
-        tails.add_row(tail["rule"], f"{tail['threshold']:,}", size, *shares, f"{tail['users']:,}")
-    console.print(tails)
-    cells = Table(title=f"ndcg@{result['segment_cutoff']} by items and users (95 % interval)")
-    rows = result["three_by_three"]
-    for column in ("", *next(iter(rows.values()))):
-        cells.add_column(column, justify="left" if not column else "right")
-    for items, row in rows.items():
-        cells.add_row(
-            items, *(f"{c['ndcg']:.4f} ({c['low']:.4f} to {c['high']:.4f}), {c['users']:,} users" for c in row.values())
-        )
-    console.print(cells)
+        table.add_row(tail["rule"], f"<= {tail['threshold']:,}", size, *shares, f"{tail['users']:,}")
+    console.print(table)
+
+
+def make_table(title: str, first: str, *others: str) -> Table:
+    """A table whose first column is text and whose others are numbers."""
+    table = Table(title=title)
+    table.add_column(first)
+    for column in others:
+        table.add_column(column, justify="right")
+    return table
 
 
 def plain(value: Any) -> Any:

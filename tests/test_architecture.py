@@ -21,7 +21,7 @@ SPINE = ("distill.config", "distill.plugins", "distill.runs", "distill.errors", 
 TORCH = PLAIN | {"torch", "safetensors"}
 SEAM = ("distill.job", "distill.tensors", "distill.soft")
 
-# Room: (third-party packages, modules of this project), each with everything below it. The longest matching room counts.
+# Room: (third-party packages, modules of this project), each with all that is below it; the longest match counts.
 ROOMS: dict[str, tuple[set[str], tuple[str, ...]]] = {
     **{name: (PLAIN, (*SPINE, "distill")) for name in SPINE},
     "distill.cli": (PLAIN, (*SPINE, "distill")),

@@ -27,8 +27,7 @@ def bootstrap(
     Means and ratios get the percentile bootstrap interval. A resample repeats users and so reaches fewer distinct items
     than as many different users would: Gini and entropy are biased in it, though their spread is right, and their
     distribution is moved to be centred (its median) on the value itself before the percentiles are taken. Coverage
-    counts
-    distinct items, of which the bootstrap can lose but never find any: it gets a jackknife interval instead.
+    counts distinct items, of which the bootstrap can lose but never find any: it gets a jackknife interval instead.
 
     All of them speak for other users from the same population under the same trained model. Where only a handful of
     users have a hit (tail metrics of a popularity ranker), a percentile interval is too narrow, and [0, 0] without

@@ -49,18 +49,20 @@ class Comparison:
 
     def _is_better(self, model: int, other: int, metric: int) -> bool:
         up = parse(self.metrics[metric]).metric.higher_is_better
+        if up is None:  # more novel or more popular lists are different, not better
+            return False
         gap = self.means[model, metric] - self.means[other, metric]
-        return bool(gap < 0 if up is False else gap > 0)
+        return bool(gap > 0 if up else gap < 0)
 
     def table(self, digits: int = 4) -> Table:
-        """A rich table; the superscript letters after a value name the models that it beats significantly."""
+        """A rich table, one row a metric; the letters after a value name the models that it beats significantly."""
         table = Table(caption=f"letters: better than that model, Holm-adjusted p <= {self.alpha}")
-        table.add_column("model")
-        for metric in self.metrics:
-            table.add_column(metric, justify="left")
-        for row, model in enumerate(self.models):
-            values = [f"{self.means[row, m]:.{digits}f} {self.letters(row, m)}" for m in range(len(self.metrics))]
-            table.add_row(f"{label(row)}  {model}", *values)
+        table.add_column("metric")
+        for number, model in enumerate(self.models):
+            table.add_column(f"{label(number)}  {model}", overflow="fold")
+        for m, metric in enumerate(self.metrics):
+            cells = [f"{self.means[row, m]:.{digits}f} {self.letters(row, m)}" for row in range(len(self.models))]
+            table.add_row(metric, *cells)
         return table
 
     def as_json(self) -> dict[str, Any]:

@@ -99,8 +99,8 @@ def describe_tails(cases: Cases) -> dict[str, dict[str, Any]]:
         relevant tail item; `unseen`, tail items without a train interaction.
     """
     rules = {
-        "outside_80_percent": (tail_items, "outside the smallest most-popular set with 80 % of train interactions"),
-        "bottom_80_percent": (bottom_items, "the 80 % of items that are least popular"),
+        "outside_80_percent": (tail_items, "outside the most popular set with 80 % of train interactions"),
+        "bottom_80_percent": (bottom_items, "the least popular 80 % of items"),
     }
     return {name: {"rule": rule, **describe(cases, mask(cases.popularity))} for name, (mask, rule) in rules.items()}
 

@@ -51,7 +51,7 @@ def test_the_main_process_alone_writes_and_speaks(run):
     config, printed = run
     assert printed.count("teacher member 'tower'") == 1
     assert (config.folder / "teacher" / "manifest.json").is_file()
-    assert list((config.folder / "teacher" / "logs" / "tower").glob("events.*"))
+    assert list((config.folder / "logs" / "teacher" / "tower").glob("events.*"))
 
 
 def test_reloaded_teacher_scores_as_it_did_before_saving(run):

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from distill.config import load
 from distill.runs import COMMANDS, PARTIAL, WORK, read_manifest, sha256
 
 pytestmark = pytest.mark.slow
@@ -287,7 +286,3 @@ class TestMistakes:
         path.write_bytes(data)
         printed = self.refused("score-teacher", config, f"run.folder={copied.parent}")
         assert f"{path} is not what its manifest says" in printed and "Rebuild with: distill train-teacher" in printed
-
-
-def test_the_config_of_this_file_is_a_config(config):
-    assert load(config).scores.k == 20

@@ -71,6 +71,15 @@ def test_lower_is_better_where_it_is() -> None:
     assert comparison.letters(0, 0) == "b" and comparison.letters(1, 0) == ""
 
 
+def test_metrics_without_a_direction_get_no_letters() -> None:
+    cases = long_tailed()
+    names = ["arp@10", "ndcg@10"]
+    popular = rank_array(np.tile(cases.popularity.astype(float), (200, 1)), cases, 10)
+    runs = {"popular": evaluate(popular, cases, names), "other": model(cases, 0.0, 1, names)}
+    comparison = compare(runs, names)
+    assert comparison.p_values[0, 1, 0] < 0.01 and comparison.letters(0, 0) == comparison.letters(1, 0) == ""
+
+
 def test_seeds_are_averaged() -> None:
     cases = long_tailed()
     runs = {"base": [model(cases, 0.2, s) for s in (1, 2, 3)], "better": [model(cases, 0.9, s) for s in (4, 5, 6)]}

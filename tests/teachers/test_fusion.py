@@ -13,7 +13,7 @@ USERS, N = 300, 60
 
 
 def world(seed=0):
-    """A true taste (U, N), an item drawn by it for each user, and a measure of ranking quality: mean reciprocal rank."""
+    """A true taste (U, N), an item drawn by it for each user, and a measure of quality: mean reciprocal rank."""
     rng = torch.Generator().manual_seed(seed)
     taste = 1.5 * torch.randn(USERS, N, generator=rng)
     labels = torch.multinomial(taste.softmax(1), 1, generator=rng)[:, 0]
@@ -68,7 +68,7 @@ def test_one_member_and_no_rounds():
 
 def test_constant_scores_do_no_harm():
     _, _, quality, noisy = world()
-    weights, best = fit_weights({"good": noisy(1.0), "flat": torch.zeros(USERS, N)}, lambda s: quality(s), 2)
+    weights, best = fit_weights({"good": noisy(1.0), "flat": torch.zeros(USERS, N)}, quality, 2)
     assert math.isfinite(weights["flat"]) and best > 0.1
 
 

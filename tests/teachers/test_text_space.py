@@ -21,7 +21,7 @@ SETTINGS = {"vectors": "tower", "epochs": 4, "batch_size": 64, "learning_rate": 
 
 
 def checkerboard(users=80, seed=0):
-    """Users of the first half choose items of the first half, the others those of the second; the last is validation."""
+    """Users of the first half choose items of the first half, the others those of the second; the last is valid."""
     rng = np.random.default_rng(seed)
     rows = [rng.permutation(N // 2)[:7] + (N // 2) * (u % 2) for u in range(users)]
     parts = np.tile(np.array([TRAIN] * 6 + [VALID], np.uint8), users)
