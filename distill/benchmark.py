@@ -118,7 +118,8 @@ def neural(config: Config, cases: Cases) -> list[Contender]:
     teacher = load_teacher(config)
     folder = config.folder / "teacher"
     files = [p for name in teacher.members for p in (folder / name).glob("*.safetensors")]
-    about = {"parameters": sum(map(numbers_in, files)), "bytes": sum(p.stat().st_size for p in files)}
+    parameters, size = sum(map(numbers_in, files)), sum(p.stat().st_size for p in files)
+    about: dict[str, Any] = {"parameters": parameters, "bytes": size}
     found.append(torch_contender("teacher", "teacher", teacher.score, cases, config, **about))
     for name, role, fit in ((STUDENT, "student", config.fit), (CONTROL, "control", config.control_fit)):
         student = load_student(config.folder / name)

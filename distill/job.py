@@ -30,7 +30,8 @@ class Job:
         evaluations_per_epoch: How often `evaluate` is asked; the best weights are kept.
         patience: Evaluations without a gain after which training stops; 0 never stops early.
         checkpoint_steps: Steps between checkpoints (an epoch's end always writes one); 0 for none at all.
-        micro_batch: Examples a process sees at once, which DeepSpeed wants to know.
+        micro_batch: Examples in a batch over all processes, which DeepSpeed wants to know.
+        beta2: Decay of AdamW's second moment.
     """
 
     model: nn.Module

@@ -55,7 +55,7 @@ def history_pools(history: Tensor, table: Tensor, decays: Tensor, dropped: float
         history: Item indices (B, L), right-aligned, padded with N or more.
         table: Item vectors (N, D).
         decays: Time constants in items (K,); gradients flow into them.
-        dropped: Share of history items left out at random, for training; the latest item is never left out.
+        dropped: Share of history items left out at random, for training; a history that would be empty stays whole.
 
     Returns:
         (B, K, D); zeros for an empty history.
@@ -68,9 +68,8 @@ def history_pools(history: Tensor, table: Tensor, decays: Tensor, dropped: float
     age = torch.arange(history.shape[1] - 1, -1, -1, device=history.device, dtype=table.dtype)
     kept = inside.to(table.dtype)
     if dropped:
-        left_out = torch.rand_like(kept) < dropped
-        left_out[:, -1] = False
-        kept = kept * ~left_out
+        remaining = kept * (torch.rand_like(kept) >= dropped)
+        kept = torch.where(remaining.any(1, keepdim=True), remaining, kept)
     weights = torch.exp(-age / decays[:, None])[:, None, :] * kept  # (K, B, L)
     weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-6)
     if torch.compiler.is_compiling():  # exporting: ONNX has no embedding bag, it would become a loop over the batch

@@ -42,7 +42,7 @@ class HybridCF(nn.Module):
             decays: Starting values of the pools' time constants, in items.
             scale: Starting value of the learned logit scale.
             dropout: On the pools, in training.
-            item_dropout: Share of history items left out in training; the latest item always stays.
+            item_dropout: Share of history items left out in training; one that would be empty stays whole.
             tied: One table for history and candidates: half the size, and better where items have few events.
             use_text: Start the tables from `item_vectors` where there are any.
             item_vectors: Text vectors (N, T) from the teacher.

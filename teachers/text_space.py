@@ -98,7 +98,7 @@ class TextSpace:
             decays: Starting time constants of the history pools, in items.
             scale: Starting logit scale.
             dropout: On the query, in training.
-            item_dropout: Share of history items left out in training; the latest item always stays.
+            item_dropout: Share of history items left out in training; one that would be empty stays whole.
             mlp: Adds an MLP over the pools, starting at zero.
             width: Reduces the text vectors to so many principal components, for speed; 0 keeps them whole.
             max_length: Longest history read.

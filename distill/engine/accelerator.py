@@ -12,7 +12,9 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from distill.errors import UserError
+from distill.job import Job
 
+WHOLE_BELOW = 10_000  # ZeRO-3 keeps parameters with fewer elements whole; its own default would keep a small BERT whole
 TIMEOUT = timedelta(hours=12)  # the other processes wait while the main one fits the members that need only one
 
 
@@ -57,6 +59,20 @@ def build_whole(accelerator: Accelerator) -> None:
     plugin = accelerator.state.deepspeed_plugin
     if plugin is not None and not plugin.zero3_init_flag:
         plugin.dschf = None
+
+
+def configure_deepspeed(accelerator: Accelerator, job: Job) -> None:
+    """Tells DeepSpeed the batch size and precision that it would learn from a data loader and a launch file."""
+    settings = accelerator.state.deepspeed_plugin.deepspeed_config
+    settings["train_micro_batch_size_per_gpu"] = max(1, job.micro_batch // accelerator.num_processes)
+    settings["gradient_accumulation_steps"] = job.accumulation
+    settings["train_batch_size"] = (
+        settings["train_micro_batch_size_per_gpu"] * job.accumulation * accelerator.num_processes
+    )
+    settings["gradient_clipping"] = float(job.clip)
+    settings["bf16"] = {"enabled": job.precision == "bf16"}
+    if settings["zero_optimization"]["stage"] == 3:
+        settings["zero_optimization"].setdefault("stage3_param_persistence_threshold", WHOLE_BELOW)
 
 
 def start_tracking(accelerator: Accelerator, label: str) -> None:

@@ -69,7 +69,7 @@ def save_checkpoint(
 
     The pointer, progress.json, is replaced last: a kill at any moment leaves a whole checkpoint, old or new.
     """
-    target = folder / f"checkpoint-{progress.step}"
+    target = folder / f"checkpoint-{progress.epoch}-{progress.batch}"
     target.mkdir(parents=True, exist_ok=True)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         assert isinstance(accelerator, Accelerator)

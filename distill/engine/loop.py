@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,16 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from distill.engine.accelerator import build_whole, start_tracking, stop_tracking
+from distill.engine.accelerator import build_whole, configure_deepspeed, start_tracking, stop_tracking
 from distill.engine.checkpoint import Progress, load_checkpoint, save_checkpoint, save_tensors
 from distill.engine.local import Local
+from distill.engine.preemption import TERMINATED, sigterm_noted
 from distill.errors import UserError
 from distill.job import Job
 from distill.progress import track
 
 BEST = "best.safetensors"
 LOG_STEPS = 10  # steps between a tracker's points; the loss is read and checked no more often, for a GPU's sake
-WHOLE_BELOW = 10_000  # ZeRO-3 keeps parameters with fewer elements whole; its own default would keep a small BERT whole
 
 
 def one_cycle(step: int, total: int, warmup: float) -> float:
@@ -73,6 +73,7 @@ class _Run:
     optimizer: Any
     progress: Progress
     steps: int
+    stop_asked: Callable[[], bool]
     sums: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -98,20 +99,17 @@ def fit(
 
     Raises:
         UserError: There is nothing to train on; or the loss is NaN or infinite (the last good checkpoint is kept).
+        SystemExit: SIGTERM came; a checkpoint was written first, where the job has any.
     """
     per_epoch = len(job.batches(0))
     if per_epoch == 0:
         raise UserError(f"{label}: there is not a single batch to train on. Are there train interactions at all?")
     folder.mkdir(parents=True, exist_ok=True)
-    run = _start(job, accelerator, folder, evaluate, label, job.epochs * math.ceil(per_epoch / job.accumulation))
-    if isinstance(accelerator, Accelerator):
-        start_tracking(accelerator, label)
-    try:
+    steps = job.epochs * math.ceil(per_epoch / job.accumulation)
+    with _tracking(accelerator, label), _sigterm(job) as stop_asked:
+        run = _start(job, accelerator, folder, evaluate, label, steps, stop_asked)
         while not run.progress.done:
             _epoch(run)
-    finally:
-        if isinstance(accelerator, Accelerator):
-            stop_tracking(accelerator)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     if isinstance(accelerator, Accelerator):
@@ -124,7 +122,27 @@ def best_weights(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / BEST)
 
 
-def _start(job: Job, accelerator: Any, folder: Path, evaluate: Any, label: str, steps: int) -> _Run:
+@contextlib.contextmanager
+def _tracking(accelerator: Accelerator | Local, label: str) -> Iterator[None]:
+    """Trackers of a run of its own; `Local` has none."""
+    if not isinstance(accelerator, Accelerator):
+        yield
+        return
+    start_tracking(accelerator, label)
+    try:
+        yield
+    finally:
+        stop_tracking(accelerator)
+
+
+def _sigterm(job: Job) -> contextlib.AbstractContextManager[Callable[[], bool]]:
+    """A job without checkpoints gains nothing by living on."""
+    return sigterm_noted() if job.checkpoint_steps else contextlib.nullcontext(lambda: False)
+
+
+def _start(
+    job: Job, accelerator: Any, folder: Path, evaluate: Any, label: str, steps: int, stop_asked: Callable[[], bool]
+) -> _Run:
     """Wraps model and optimiser, and restores the last checkpoint."""
     # Every process starts from the stage's seed; their dropout must differ all the same.
     if accelerator.num_processes > 1:
@@ -132,10 +150,10 @@ def _start(job: Job, accelerator: Any, folder: Path, evaluate: Any, label: str, 
     groups = parameter_groups(job.model, job.weight_decay)
     optimizer: Any = torch.optim.AdamW(groups, lr=job.learning_rate, betas=(0.9, job.beta2), eps=1e-8, fused=True)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        _configure_deepspeed(accelerator, job)
+        configure_deepspeed(accelerator, job)
     model, optimizer = accelerator.prepare(job.model, optimizer)
     progress = load_checkpoint(folder, accelerator, model, optimizer)
-    run = _Run(job, accelerator, folder, evaluate, label, model, optimizer, progress, steps)
+    run = _Run(job, accelerator, folder, evaluate, label, model, optimizer, progress, steps, stop_asked)
     run.sums = {name: torch.tensor(value, device=accelerator.device) for name, value in progress.sums.items()}
     return run
 
@@ -157,15 +175,24 @@ def _epoch(run: _Run) -> None:
             _log_step(run)
         if number + 1 in due:
             _judge(run, len(batches))
-            if progress.done:
-                break
-        elif last and job.checkpoint_steps and progress.step % job.checkpoint_steps == 0:
-            _checkpoint(run)
+        if progress.done:
+            break
+        if last and job.checkpoint_steps and number + 1 < len(batches):  # an epoch's end has a checkpoint of its own
+            _between_steps(run)
     if not progress.done:
         progress.epoch, progress.batch = progress.epoch + 1, 0
         progress.done = progress.epoch >= job.epochs
     if job.checkpoint_steps:
         _checkpoint(run)
+
+
+def _between_steps(run: _Run) -> None:
+    """A checkpoint where one is due, and the end of the process where it was told to end."""
+    leaving = _must_leave(run)
+    if leaving or run.progress.step % run.job.checkpoint_steps == 0:
+        _checkpoint(run)
+    if leaving:
+        raise SystemExit(TERMINATED)
 
 
 def _train(run: _Run, rows: np.ndarray, group: int, last: bool) -> None:
@@ -255,23 +282,18 @@ def _checkpoint(run: _Run) -> None:
     save_checkpoint(run.folder, run.accelerator, run.model, run.optimizer, run.progress)
 
 
+def _must_leave(run: _Run) -> bool:
+    """Whether any process was told to end; several processes ask each other only now and then."""
+    if run.accelerator.num_processes == 1:
+        return run.stop_asked()
+    if run.progress.step % LOG_STEPS:
+        return False
+    return _agreed(float(run.stop_asked()), run.accelerator) > 0
+
+
 def _agreed(value: float, accelerator: Accelerator | Local) -> float:
     """The mean of all processes' values, so that none decides to stop while another goes on."""
     if accelerator.num_processes == 1:
         return value
     tensor = torch.tensor([value], dtype=torch.float64, device=accelerator.device)
     return float(accelerator.reduce(tensor, "mean"))
-
-
-def _configure_deepspeed(accelerator: Any, job: Job) -> None:
-    """Tells DeepSpeed the batch size and precision that it would learn from a data loader and a launch file."""
-    settings = accelerator.state.deepspeed_plugin.deepspeed_config
-    settings["train_micro_batch_size_per_gpu"] = max(1, job.micro_batch // accelerator.num_processes)
-    settings["gradient_accumulation_steps"] = job.accumulation
-    settings["train_batch_size"] = (
-        settings["train_micro_batch_size_per_gpu"] * job.accumulation * accelerator.num_processes
-    )
-    settings["gradient_clipping"] = float(job.clip)
-    settings["bf16"] = {"enabled": job.precision == "bf16"}
-    if settings["zero_optimization"]["stage"] == 3:
-        settings["zero_optimization"].setdefault("stage3_param_persistence_threshold", WHOLE_BELOW)

@@ -82,6 +82,24 @@ def test_checkpoint_of_another_engine_is_refused(tmp_path):
         fit(small_job(**SETTINGS), Local(), tmp_path, accuracy, "small")
 
 
+def test_sigterm_leaves_a_checkpoint_of_the_very_step(tmp_path):
+    whole = fit(small_job(**SETTINGS), Local(), tmp_path / "whole", accuracy, "small")
+    handler = signal.getsignal(signal.SIGTERM)
+    read = iter(range(10_000))
+
+    def before(rows):
+        if next(read) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as left:
+        fit(small_job(before=before, **SETTINGS), Local(), tmp_path / "cut", accuracy, "small")
+    assert left.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert json.loads((tmp_path / "cut" / PROGRESS).read_text())["step"] == 7
+    assert fit(small_job(**SETTINGS), Local(), tmp_path / "cut", accuracy, "small") == whole
+    assert (tmp_path / "cut" / BEST).read_bytes() == (tmp_path / "whole" / BEST).read_bytes()
+
+
 CHILD = """
 import os, signal, sys
 from pathlib import Path

@@ -60,9 +60,9 @@ def test_the_total_is_the_weighted_sum_of_the_named_losses():
     scores = masked_scores().detach()
     hard, soft = cross_entropy(scores, target), listwise_kl(scores, target, sharpening=3.0)
     assert set(found) == {"loss", "cross_entropy", "listwise_kl"}
-    assert float(found["cross_entropy"]) == pytest.approx(float(hard), rel=1e-5)
-    assert float(found["listwise_kl"]) == pytest.approx(float(soft), rel=1e-5)
-    assert float(found["loss"]) == pytest.approx(0.3 * float(hard) + 2.0 * float(soft), rel=1e-5)
+    assert found["cross_entropy"].item() == pytest.approx(float(hard), rel=1e-5)
+    assert found["listwise_kl"].item() == pytest.approx(float(soft), rel=1e-5)
+    assert found["loss"].item() == pytest.approx(0.3 * float(hard) + 2.0 * float(soft), rel=1e-5)
 
 
 def test_one_loss_twice_with_other_settings_is_two_terms():
@@ -70,9 +70,9 @@ def test_one_loss_twice_with_other_settings_is_two_terms():
         batch()
     )
     assert set(found) == {"loss", "listwise_kl", "listwise_kl_2"}
-    assert float(found["listwise_kl"]) != pytest.approx(float(found["listwise_kl_2"]), rel=1e-3)
-    expected = float(found["listwise_kl"]) + 10.0 * float(found["listwise_kl_2"])
-    assert float(found["loss"]) == pytest.approx(expected, rel=1e-5)
+    assert found["listwise_kl"].item() != pytest.approx(found["listwise_kl_2"].item(), rel=1e-3)
+    expected = found["listwise_kl"].item() + 10.0 * found["listwise_kl_2"].item()
+    assert found["loss"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def loss(scores, target):
@@ -82,7 +82,7 @@ def loss(scores, target):
 def test_a_users_own_loss_called_loss_does_not_take_the_totals_place(monkeypatch):
     found = objective(Loss(f"{__name__}:loss", 3.0), Loss("cross_entropy"))(batch())
     assert set(found) == {"loss", "loss_2", "cross_entropy"}
-    assert float(found["loss"]) == pytest.approx(3.0 * float(found["loss_2"]) + float(found["cross_entropy"]), rel=1e-5)
+    assert found["loss"].item() == pytest.approx(3.0 * found["loss_2"].item() + found["cross_entropy"].item(), rel=1e-5)
 
 
 def test_gradients_are_finite_and_reach_every_weight():
@@ -104,8 +104,8 @@ def test_seen_items_get_no_gradient():
 def test_a_batch_without_a_label_trains_on_the_teacher_alone():
     made = objective(Loss("cross_entropy"), Loss("listwise_kl"))
     found = made({**batch(), "label": torch.full((3,), -1)})
-    assert float(found["cross_entropy"]) == 0.0
-    assert float(found["loss"]) == pytest.approx(float(found["listwise_kl"]))
+    assert found["cross_entropy"].item() == 0.0
+    assert found["loss"].item() == pytest.approx(found["listwise_kl"].item())
     found["loss"].backward()
     assert all(torch.isfinite(w.grad).all() for w in made.student.parameters())
 

@@ -82,6 +82,7 @@ def test_every_built_in_student_keeps_the_contract(name):
         {"dim": 40},
         {"dim": 8, "decays": [2]},
         {"dim": 8, "use_text": False},
+        {"dim": 8, "tied": True},
         {"dim": 8, "dropout": 0.5, "item_dropout": 0.5},
     ],
 )
