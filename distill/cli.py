@@ -78,7 +78,9 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def run_command(chosen: argparse.Namespace) -> int:
     """Runs one stage, or all of them in order."""
     from distill.config import load as load_config
+    from distill.memory import keep_freed_memory
 
+    keep_freed_memory()
     source = chosen.config if chosen.command != "quickstart" else QUICKSTART
     if chosen.command == "quickstart" and not Path(source).is_file():
         source = str(Path(__file__).resolve().parents[1] / QUICKSTART)
@@ -95,7 +97,9 @@ def run_command(chosen: argparse.Namespace) -> int:
 def stage_main(main: Callable[[Any], Any], arguments: Sequence[str] | None = None) -> int:
     """What a stage's file does when it is run as a program: `accelerate launch distill/train_teacher.py CONFIG …`."""
     from distill.config import load as load_config
+    from distill.memory import keep_freed_memory
 
+    keep_freed_memory()
     parser = argparse.ArgumentParser(description=(sys.modules[main.__module__].__doc__ or "").strip())
     add_config(parser)
     chosen = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))

@@ -65,7 +65,7 @@ def configure_deepspeed(accelerator: Accelerator, job: Job) -> None:
     """Tells DeepSpeed the batch size and precision that it would learn from a data loader and a launch file."""
     settings = accelerator.state.deepspeed_plugin.deepspeed_config
     settings["train_micro_batch_size_per_gpu"] = max(1, job.micro_batch // accelerator.num_processes)
-    settings["gradient_accumulation_steps"] = job.accumulation
+    settings["gradient_accumulation_steps"] = accelerator.gradient_accumulation_steps = job.accumulation
     settings["train_batch_size"] = (
         settings["train_micro_batch_size_per_gpu"] * job.accumulation * accelerator.num_processes
     )
