@@ -13,8 +13,8 @@ KEPT = 2**31 - 1
 def keep_freed_memory() -> None:
     """Stops glibc from returning large blocks to the system at every free; does nothing on other C libraries.
 
-    Score matrices of a batch are tens of megabytes. By default each is mapped, zeroed page by page and unmapped at every
-    step, which took about a third of a student's training step on a CPU.
+    Score matrices of a batch are tens of megabytes. By default each is mapped, zeroed page by page and unmapped at
+    every step, which took about a third of a student's training step on a CPU.
     """
     if not sys.platform.startswith("linux"):
         return
