@@ -20,7 +20,7 @@ EXAMPLES = """\
 examples:
   distill recommend runs/quickstart --user 42
   distill recommend runs/quickstart --history 1,260,1196 -k 5
-  distill recommend runs/quickstart --titles "toy story; heat (1995)" --json
+  distill recommend runs/quickstart --titles "Toy Story (1995); Heat (1995)" --json
 """
 
 
