@@ -9,7 +9,7 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def section(name: str, report: dict[str, Any]) -> str:
     )
 
 
-def figure(model: dict[str, Any], name: str) -> str:
+def figure(model: Mapping[str, Any], name: str) -> str:
     """A metric with its 95 % interval over users."""
     low, high = model["intervals"][name]
     return f"{model['metrics'][name]:.4f} <sub>{low:.3f}–{high:.3f}</sub>"

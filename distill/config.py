@@ -131,9 +131,13 @@ class Loss:
 
 @dataclass(frozen=True)
 class Fit:
-    """Training of the student, distilled or not."""
+    """Training of the student, distilled or not.
+
+    An epoch is a random sample of at most `rows_per_epoch` contexts (0: all), which bounds the time on large data.
+    """
 
     epochs: int = 5
+    rows_per_epoch: int = 100_000
     batch_size: int = 512
     learning_rate: float = 3e-3
     warmup: float = 0.1

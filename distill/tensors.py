@@ -28,11 +28,15 @@ def mask_seen(scores: Tensor, seen: Tensor) -> Tensor:
     return scores.scatter_(1, index, -torch.inf)
 
 
-def shuffled(rows: np.ndarray, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """Rows in batches of about `batch_size`, in an order that depends on (seed, epoch) alone; [] for no rows."""
+def shuffled(rows: np.ndarray, batch_size: int, seed: int, epoch: int, most: int = 0) -> list[np.ndarray]:
+    """Rows in batches of about `batch_size`, in an order that depends on (seed, epoch) alone; [] for no rows.
+
+    With `most`, an epoch is a random sample of at most so many rows, another one each time.
+    """
     if not len(rows):
         return []
     order = np.random.default_rng([seed, epoch]).permutation(rows)
+    order = order[:most] if most else order
     return np.array_split(order, max(1, round(len(order) / batch_size)))
 
 

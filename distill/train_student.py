@@ -159,7 +159,7 @@ def distilled_job(config: Config, dataset: Dataset, objective: Objective) -> Job
 def _job(settings: Fit, rows: np.ndarray, collate: Any, objective: Objective, seed: int) -> Job:
     return Job(
         model=objective,
-        batches=lambda epoch: shuffled(rows, settings.batch_size, seed, epoch),
+        batches=lambda epoch: shuffled(rows, settings.batch_size, seed, epoch, settings.rows_per_epoch),
         collate=collate,
         epochs=settings.epochs,
         learning_rate=settings.learning_rate,

@@ -86,6 +86,7 @@ class TextSpace:
         width: int = 0,
         max_length: int = 50,
         epochs: int = 8,
+        rows_per_epoch: int = 100_000,
         batch_size: int = 256,
         learning_rate: float = 1e-3,
         patience: int = 3,
@@ -103,6 +104,7 @@ class TextSpace:
             width: Reduces the text vectors to so many principal components, for speed; 0 keeps them whole.
             max_length: Longest history read.
             epochs: Most passes over the train contexts; validation may stop earlier.
+            rows_per_epoch: An epoch is a random sample of at most so many train contexts; 0 takes all.
             batch_size: Contexts a step.
             learning_rate: Peak of one cycle.
             patience: Evaluations without a gain before stopping.
@@ -112,6 +114,7 @@ class TextSpace:
         self.dropout, self.item_dropout = dropout, item_dropout
         self.width = width
         self.max_length, self.epochs, self.batch_size = max_length, epochs, batch_size
+        self.rows_per_epoch = rows_per_epoch
         self.learning_rate, self.patience, self.seed = learning_rate, patience, seed
         self.model: TextSpaceModel | None = None
         self.served: Tensor | None = None
@@ -140,7 +143,7 @@ class TextSpace:
         assert self.model is not None
         return Job(
             model=self.model,
-            batches=lambda epoch: shuffled(self.rows, self.batch_size, self.random_seed, epoch),
+            batches=lambda epoch: shuffled(self.rows, self.batch_size, self.random_seed, epoch, self.rows_per_epoch),
             collate=lambda rows: next_item_batch(self.contexts, rows, self.max_length),
             epochs=self.epochs,
             learning_rate=self.learning_rate,

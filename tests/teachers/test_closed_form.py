@@ -154,6 +154,13 @@ def test_shuffled_batches_hold_every_row_once_and_follow_seed_and_epoch():
     assert shuffled(rows[:0], 20, 1, 2) == []
 
 
+def test_an_epoch_of_at_most_so_many_rows_is_another_sample_each_time():
+    rows = np.arange(100, 203)
+    first, second = (np.concatenate(shuffled(rows, 20, 1, epoch, most=40)) for epoch in (0, 1))
+    assert len(first) == len(np.unique(first)) == 40 and set(first) <= set(rows)
+    assert set(first) != set(second)
+
+
 def test_ease_against_the_formula():
     x = train_matrix()
     inverse = np.linalg.inv(x.T @ x + 7.0 * np.eye(N))
