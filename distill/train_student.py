@@ -142,15 +142,13 @@ def distilled_job(config: Config, dataset: Dataset, objective: Objective) -> Job
             f"Rebuild: distill score-teacher {config.source}"
         )
 
-    one = store.header.temperatures.index(1.0)
-
     def collate(rows: np.ndarray) -> Batch:
         found = store.lookup(rows)
         return {
             **next_item_batch(contexts, rows, config.fit.max_length),
             "items": torch.from_numpy(found["items"].astype(np.int64)),
             "scores": torch.from_numpy(found["scores"].astype(np.float32)),
-            "logz": torch.from_numpy(found["logz"][:, one]),
+            "logz": torch.from_numpy(found["logz"]),
         }
 
     return _job(config.fit, np.arange(len(contexts)), collate, objective, config.seed)

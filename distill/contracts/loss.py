@@ -65,7 +65,7 @@ def _problem(n_items: int, k: int, rows: int = 4) -> tuple[Tensor, Tensor, Tenso
             label=label,
             items=best.indices,
             scores=best.values,
-            logz=unseen.logsumexp(1),
+            logz=unseen.logsumexp(1, keepdim=True),
             strata=torch.arange(n_items) % 2,
             popularity=popularity / popularity.sum(),
         ),

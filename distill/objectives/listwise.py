@@ -43,9 +43,8 @@ def listwise_kl(scores: Tensor, target: SoftTarget, sharpening: float = 2.0, res
     p = torch.softmax((sharpening * teacher).masked_fill(~valid, NOTHING), -1)
     top_mass = (log_q.exp() * valid).sum(-1).clamp(max=1 - 1e-6)
     if rest < 0:
-        assert target.logz is not None, "a negative rest needs logz"
         inside = torch.logsumexp(teacher.masked_fill(~valid, NOTHING), -1)
-        share = (1 - (inside - target.logz).exp()).clamp(0, 1)
+        share = (1 - (inside - target.log_normaliser()).exp()).clamp(0, 1)
     else:
         share = torch.full_like(top_mass, rest)
     loss = -(1 - share) * (p * log_q).sum(-1) - share * torch.log1p(-top_mass)

@@ -45,7 +45,7 @@ def target(**other):
             "label": torch.tensor(LABEL),
             "items": torch.tensor(ITEMS),
             "scores": torch.tensor(TEACHER),
-            "logz": torch.tensor(LOGZ),
+            "logz": torch.tensor(LOGZ)[:, None],
             "strata": torch.tensor(STRATA),
             "popularity": torch.tensor(POPULARITY, dtype=torch.float64),
             **other,
@@ -205,7 +205,7 @@ def test_contexts_without_an_answer_do_not_count(loss):
         label=torch.tensor([*LABEL, -1]),
         items=torch.tensor([*ITEMS, [-1] * 3]),
         scores=torch.tensor([*TEACHER, [-6e4] * 3]),
-        logz=torch.tensor([*LOGZ, -torch.inf]),
+        logz=torch.tensor([*LOGZ, -torch.inf])[:, None],
     )
     value = loss(scores, more)
     value.backward()

@@ -33,7 +33,7 @@ def batch(distilled=True):
         found |= {
             "items": torch.tensor([[7, 9], [0, 1], [2, -1]]),
             "scores": torch.tensor([[2.0, 1.0], [0.5, 0.1], [3.0, -6e4]]),
-            "logz": torch.tensor([3.0, 2.0, 3.5]),
+            "logz": torch.tensor([[3.0], [2.0], [3.5]]),
         }
     return found
 

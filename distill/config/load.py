@@ -1,4 +1,4 @@
-"""One YAML an experiment, read into frozen dataclasses; `a.b=1` overrides; strict keys and types."""
+"""YAML to a checked `Config`: strict keys and types; `a.b=1` overrides."""
 
 from __future__ import annotations
 
@@ -6,203 +6,16 @@ import dataclasses
 import re
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
+from distill.config.experiment import Config
+from distill.config.run import Spec
+from distill.config.student import Loss
 from distill.errors import UserError
 from distill.plugins import check_arguments, describe, matches, nearest
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A plug-in by name with its own settings: `{name: ease, l2: 50}`."""
-
-    name: str
-    arguments: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Run:
-    """Where results go: `<folder>/<name>/<stage>/`."""
-
-    name: str = "run"
-    folder: str = "runs"
-    tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns in the user's files; empty ones are guessed from common names."""
-
-    user_id: str = ""
-    item_id: str = ""
-    rating: str = ""
-    order: str = ""
-    title: str = ""
-    text: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Split:
-    """How events are divided into train, validation and test.
-
-    `user_ratio`: each user's events in time order, cut at `ratios`; `leave_one_out`: the last event is test and the one
-    before it validation, users with fewer than three events train only; `temporal`: one cut in time for all users.
-    """
-
-    name: Literal["user_ratio", "leave_one_out", "temporal"] = "user_ratio"
-    ratios: list[float] = field(default_factory=lambda: [0.7, 0.1, 0.2])
-
-
-@dataclass(frozen=True)
-class Data:
-    """Raw files and what to do with them. `path` is a folder or an interactions file; `demo` is the bundled set."""
-
-    path: str = "demo"
-    items: str = ""
-    columns: Columns = field(default_factory=Columns)
-    min_rating: float | None = None
-    duplicates: Literal["first", "last"] = "first"
-    min_user_events: int = 1
-    min_item_events: int = 0
-    split: Split = field(default_factory=Split)
-
-
-@dataclass(frozen=True)
-class Fusion:
-    """How the members' log-scores are weighted on validation: maximise ndcg@10 + tail_weight * tail_ndcg@10."""
-
-    tail_weight: float = 0.0
-    rounds: int = 3
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """Members by their own name in the order they are fitted, fused late into one teacher.
-
-    `item_vectors` names the member whose vectors students start from; empty, it is the first that has any.
-    """
-
-    members: dict[str, Spec] = field(default_factory=dict)
-    item_vectors: str = ""
-    fusion: Fusion = field(default_factory=Fusion)
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The soft-score store and the transfer set that it covers.
-
-    Attributes:
-        k: Items stored a row (the teacher's top k outside the history).
-        temperatures: Temperatures at which log-sum-exp over the catalogue is stored.
-        tail_samples: Items outside the top k stored a row, with their proposal log-probability.
-        shard_rows: Rows in a shard file.
-        drops, crops: Synthetic copies of each user's train sequence.
-        singles: Every item as a history of its own.
-        rollouts: Histories extended by an item drawn from the teacher's top k with probability p ** rollout_power.
-        appends: Histories extended by a uniformly drawn item.
-        max_prefixes: At most so many (the latest) prefixes of a synthetic sequence become contexts.
-    """
-
-    k: int = 100
-    temperatures: list[float] = field(default_factory=lambda: [1.0])
-    tail_samples: int = 0
-    shard_rows: int = 16384
-    drops: int = 1
-    crops: int = 0
-    singles: bool = True
-    rollouts: int = 6
-    rollout_power: float = 0.7
-    appends: int = 3
-    max_prefixes: int = 5
-
-
-@dataclass(frozen=True)
-class Loss:
-    """One term of the total loss: a loss by name, its weight, and its own settings."""
-
-    name: str
-    weight: float = 1.0
-    arguments: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Training of the student, distilled or not.
-
-    An epoch is a random sample of at most `rows_per_epoch` contexts (0: all), which bounds the time on large data.
-    """
-
-    epochs: int = 5
-    rows_per_epoch: int = 100_000
-    batch_size: int = 512
-    learning_rate: float = 3e-3
-    warmup: float = 0.1
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    max_length: int = 50
-    patience: int = 0
-    checkpoint_steps: int = 500
-    evaluations_per_epoch: int = 1
-    precision: Literal["fp32", "bf16"] = "fp32"
-
-
-@dataclass(frozen=True)
-class Export:
-    """Which ONNX variants are written, and how far they may be from the torch student.
-
-    Attributes:
-        variants: "fp32", "int8".
-        k: Length of the lists that the bundle gives by default.
-        min_overlap: Least mean overlap of the top 10 with torch's (fp32: always 0.999).
-        min_retention: Least share of torch's ndcg@10 on validation.
-        min_tail_retention: The same for tail_ndcg@10 and tail_coverage@10, within two standard errors.
-    """
-
-    variants: list[str] = field(default_factory=lambda: ["fp32", "int8"])
-    k: int = 100
-    min_overlap: float = 0.9
-    min_retention: float = 0.98
-    min_tail_retention: float = 0.9
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """What is compared, and how it is timed."""
-
-    baselines: list[str] = field(default_factory=lambda: ["popularity", "itemknn", "ease"])
-    seeds: int = 1
-    resamples: int = 1000
-    latency_calls: int = 2000
-    teacher_latency_calls: int = 200
-
-
-@dataclass(frozen=True)
-class Config:
-    """A whole experiment. See docs/configuration.md for every key."""
-
-    run: Run = field(default_factory=Run)
-    seed: int = 0
-    data: Data = field(default_factory=Data)
-    teacher: Teacher = field(default_factory=Teacher)
-    scores: Scores = field(default_factory=Scores)
-    student: Spec = field(default_factory=lambda: Spec("hybrid_cf"))
-    losses: list[Loss] = field(default_factory=lambda: [Loss("cross_entropy")])
-    control_losses: list[Loss] = field(default_factory=lambda: [Loss("cross_entropy")])
-    fit: Fit = field(default_factory=Fit)
-    control_fit: Fit = field(default_factory=Fit)
-    export: Export = field(default_factory=Export)
-    benchmark: Benchmark = field(default_factory=Benchmark)
-    source: str = ""
-    overrides: tuple[str, ...] = ()
-
-    @property
-    def folder(self) -> Path:
-        """The run's folder, which holds one folder a stage."""
-        return Path(self.run.folder) / self.run.name
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
