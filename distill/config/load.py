@@ -175,5 +175,5 @@ MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 # Constructor parameters that the pipeline supplies; a config can't set them.
 PROVIDED = {
     "student": ("n_items", "item_vectors"),
-    "loss": ("scores", "target", "batch"),
+    "loss": ("scores", "target", "knowledge", "representation"),
 }

@@ -24,6 +24,7 @@ class SoftTarget:
         tail_items: Items drawn outside the top K, int64 (B, S); None where the store holds none.
         tail_scores: Their raw scores (B, S).
         tail_logq: Log-probability with which each was drawn (B, S).
+        dense: The teacher's scores of the whole catalogue (B, N), -inf at seen items; only from a live teacher.
         weights: Weight of each of the teacher's items in losses that compare items one by one (B, K); None is 1.
         hidden: The teacher's vector of the context (B, H); None where the store holds none.
         user: Number of the context's user, int64 (B,); -1 where it has none (an item as a history of its own).
@@ -40,6 +41,7 @@ class SoftTarget:
     tail_items: Tensor | None = None
     tail_scores: Tensor | None = None
     tail_logq: Tensor | None = None
+    dense: Tensor | None = None
     weights: Tensor | None = None
     hidden: Tensor | None = None
     user: Tensor | None = None

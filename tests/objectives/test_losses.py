@@ -218,7 +218,7 @@ def test_contexts_without_an_answer_do_not_count(loss):
 
 def test_a_mass_near_one_stays_finite():
     scores = torch.tensor([[60.0, 0.0, -60.0]], requires_grad=True)
-    one = SoftTarget(torch.tensor([0]), torch.tensor([[0, 1]]), torch.tensor([[30.0, 0.0]]), torch.tensor([30.0]))
+    one = SoftTarget(torch.tensor([0]), torch.tensor([[0, 1]]), torch.tensor([[30.0, 0.0]]), torch.tensor([[30.0]]))
     for rest in (0.2, 0.0, -1.0):
         value = listwise_kl(scores, one, rest=rest)
         value.backward()
