@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: quickstart test test-all lint format docs help clean
+.PHONY: quickstart test test-all lint format docs results help clean
 .DEFAULT_GOAL := help
 
 help: ## Show the targets
@@ -40,6 +40,10 @@ lint: $(VENV)/.installed-dev ## Check style and types
 format: $(VENV)/.installed-dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+RUN ?= ml100k_minilm
+results: $(VENV)/.installed-run ## Make one published table again: make results RUN=ml100k_minilm
+	$(BIN)/python -m benchmarks.publish --again $(RUN)
 
 clean: ## Remove runs and caches, not the virtual environment
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -98,7 +98,7 @@ def bundle(student: HybridCF, folder: Path) -> list[str]:
         items=np.zeros(1, np.int32),
         parts=np.zeros(1, np.uint8),
     )
-    write_bundle(folder, dataset, models, "HybridCF", student.dim, max_length=50, k=K)
+    write_bundle(folder, dataset, models, "HybridCF", student.item_table().shape[1], max_length=50, k=K)
     return VARIANTS
 
 

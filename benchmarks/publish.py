@@ -1,6 +1,7 @@
-"""Publishes finished runs: their figures under benchmarks/results/, the tables and pictures that the README shows.
+"""Publishes finished runs: their figures under benchmarks/results/, docs/results.md, and what the README shows.
 
 python -m benchmarks.publish runs/amazon_office_minilm runs/ml100k_minilm --quickstart runs/quickstart
+python -m benchmarks.publish --again ml100k_minilm    runs a published command again and replaces its table
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +23,8 @@ from benchmarks.report.markdown import table
 from benchmarks.report.plots import trade_offs
 from benchmarks.report.shape import ordered_models
 from benchmarks.report.text import duration, size
+from distill.errors import UserError
+from distill.plugins import nearest
 from distill.runs import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,24 +37,33 @@ KEPT = (
     "teacher_gate",
     "teacher",
     "data",
+    "machine",
+    "latency",
+    "item_changes",
     "stages",
     "environment",
     "command",
 )
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the results and the README's sections from reports."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").strip().splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders with a finished report")
+    parser.add_argument("runs", nargs="*", type=Path, help="run folders with a finished report")
+    parser.add_argument("--again", metavar="NAME", help="run the command of a published table again, then publish it")
     parser.add_argument("--quickstart", type=Path, help="the run whose terminal output the README shows")
     chosen = parser.parse_args(arguments)
+    if chosen.again:
+        chosen.runs.append(run_again(chosen.again))
     reports = {run.name: json.loads((run / "report" / "report.json").read_text()) for run in chosen.runs}
     for name, report in reports.items():
-        write_json(
-            ROOT / "benchmarks" / "results" / f"{name}.json", {key: report[key] for key in KEPT if key in report}
-        )
+        kept = {key: report[key] for key in KEPT if key in report}
+        write_json(RESULTS / f"{name}.json", {**kept, "commit": commit()})
         picture(report, ROOT / "docs" / "images" / f"{name}.svg")
+    (ROOT / "docs" / "results.md").write_text(results_page())
+    if chosen.again or not reports:  # the README shows several tables together
+        return 0
     page = ROOT / "README.md"
     text = page.read_text()
     text = between(text, "results", "\n\n".join(section(name, report) for name, report in reports.items()))
@@ -58,6 +72,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = between(text, "quickstart", f"```text\n{terminal(shown)}\n```")
     page.write_text(text)
     return 0
+
+
+def run_again(name: str) -> Path:
+    """Runs the command of a published table and returns the run's folder.
+
+    Raises:
+        UserError: No table of that name is published.
+    """
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        known = [found.stem for found in RESULTS.glob("*.json")]
+        raise UserError(f"There is no published table '{name}'{nearest(name, known)}.")
+    _, *words = shlex.split(json.loads(path.read_text())["command"])
+    subprocess.run([sys.executable, "-m", "distill.cli", *words], cwd=ROOT, check=True)
+    places = [word.partition("=")[2] for word in words if word.startswith("run.folder=")]
+    return ROOT / (places[-1] if places else "runs") / name
+
+
+def commit() -> str:
+    """The commit that the code stands at, with "+" where files were changed since; "unknown" outside a repository."""
+    try:
+        command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
+
+
+def results_page() -> str:
+    """docs/results.md: every published table with commit, machine and command."""
+    reports = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    parts = [
+        "# Results",
+        "Made by `python -m benchmarks.publish` from benchmarks/results/; don't edit it. Small print: 95% interval "
+        "over users. Latencies are those of one request at a time. `make results RUN=NAME` makes a table again.",
+    ]
+    for name, report in reports.items():
+        machine = (report.get("machine") or {}).get("processor", "unknown processor")
+        cores, made = report["environment"]["processors"], report.get("commit", "unknown")
+        table_text = section(name, report).replace("### ", "## ", 1)
+        parts.append(f"{table_text}\n\nMachine: {machine}, {cores} cores. Commit: {made}.")
+    return "\n\n".join(parts) + "\n"
 
 
 def section(name: str, report: dict[str, Any]) -> str:
@@ -120,4 +176,6 @@ def between(text: str, name: str, content: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from distill.cli import guarded
+
+    sys.exit(guarded(main))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from distill.data.dataset import Dataset
-from distill.ranking.cases import Cases
+from distill.ranking.cases import Cases, contains
 from distill.ranking.evaluator import Evaluation, evaluate
 from distill.ranking.segments import describe_tails, three_by_three, user_thirds
 from distill.ranking.significance import paired
@@ -144,6 +144,57 @@ def examples(
             }
         )
     return shown
+
+
+def item_changes(
+    teacher: np.ndarray, student: np.ndarray, cases: Cases, titles: Sequence[str], count: int = 12
+) -> dict[str, Any]:
+    """What the student lost and gained against the teacher, item by item.
+
+    An item's hits are the test users who chose it and found it in their top 10.
+
+    Args:
+        teacher, student: Ranked lists (U, 10).
+        cases: The test cases.
+        titles: Titles of all items.
+        count: Items listed on each side.
+
+    Returns:
+        "lost" and "gained", items with the largest differences first, and "summary" with the counts over all items.
+    """
+    hits = {name: hits_by_item(ranked, cases) for name, ranked in (("teacher", teacher), ("student", student))}
+    chosen = np.bincount(cases.truth.items, minlength=cases.n_items)
+    change = hits["student"] - hits["teacher"]
+
+    def listed(sign: int) -> list[dict[str, Any]]:
+        # Of equal differences the one comes first that is the larger part of the item's choices.
+        order = np.lexsort((chosen, -sign * change))[:count]
+        return [
+            {
+                "title": titles[item],
+                "popularity": int(cases.popularity[item]),
+                "chosen": int(chosen[item]),
+                "teacher_hits": int(hits["teacher"][item]),
+                "student_hits": int(hits["student"][item]),
+            }
+            for item in order
+            if sign * change[item] > 0
+        ]
+
+    summary = {
+        "items_that_lost": int((change < 0).sum()),
+        "items_that_gained": int((change > 0).sum()),
+        "teacher_hits": int(hits["teacher"].sum()),
+        "student_hits": int(hits["student"].sum()),
+    }
+    return {"lost": listed(-1), "gained": listed(1), "summary": summary}
+
+
+def hits_by_item(ranked: np.ndarray, cases: Cases) -> np.ndarray:
+    """In how many users' lists each item is a hit, int64 (N,)."""
+    keys = np.arange(len(ranked))[:, None] * np.int64(cases.n_items) + ranked
+    hit = (ranked >= 0) & contains(cases.truth_keys, keys)
+    return np.bincount(ranked[hit], minlength=cases.n_items)
 
 
 def data_card(dataset: Dataset, cases: Cases, name: str, split: str) -> dict[str, Any]:

@@ -6,7 +6,9 @@ if __name__ == "__main__":  # run as a file: the repository root, not distill/, 
 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import json
 import math
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,8 @@ from torch.nn.functional import linear
 
 from benchmarks.baselines import GRIDS, shared_fits, tune
 from benchmarks.latency import measure_interleaved
+from benchmarks.latency.figures import cost
+from benchmarks.latency.machine import describe_machine
 from benchmarks.quality import (
     METRICS,
     Contender,
@@ -30,9 +34,11 @@ from benchmarks.quality import (
     evaluate_all,
     examples,
     exposure,
+    item_changes,
 )
 from benchmarks.report import terminal_table, verdict, write_report
 from distill.ask import contexts_of, quality, row_scorer
+from distill.compare import LISTS
 from distill.config import Config, to_tree
 from distill.data.contexts import ContextBatch
 from distill.data.dataset import TEST, VALID, Dataset
@@ -40,15 +46,17 @@ from distill.progress import console, is_main_process, say
 from distill.ranking.cases import Cases, cases_of
 from distill.ranking.evaluator import Evaluation, evaluate, rank
 from distill.ranking.gate import teacher_gate
+from distill.recipes import CONTROL, STUDENT, seed_folder
 from distill.runs import COMMANDS, environment, read_manifest, run_stage
 from distill.serving.runtime import Bundle
 from distill.tensors import mask_seen
-from distill.train_student import CONTROL, STUDENT, seed_folder
+from distill.timed_models import folded, measure_live, student_answer
 from distill.train_teacher import load_teacher
 from students.checkpoint import load_student
 from teachers.protocol import Inputs
 
 Score = Callable[[ContextBatch], Tensor]
+LATENCY = "latency"  # the stage of `--only latency`, which may have been run
 ALWAYS = ("popularity", "ease")
 
 
@@ -59,7 +67,8 @@ def main(config: Config) -> Path:
         return folder
     seeds = range(config.benchmark.seeds)
     students = [seed_folder(config, name, offset).name for name in (CONTROL, STUDENT) for offset in seeds]
-    stages = ("data", "teacher", "scores", *students, "export")
+    stages = ["data", "teacher", "scores", *students, "export"]
+    stages += [LATENCY] if read_manifest(config.folder / LATENCY) else []
     run_stage(
         folder,
         settings={"benchmark": to_tree(config.benchmark), "seed": config.seed},
@@ -84,7 +93,8 @@ def build(config: Config, folder: Path) -> dict[str, Any]:
     evaluations = evaluate_all(contenders, cases)
     settings = config.benchmark
     models = [describe(c, evaluations[c.name], cases, settings.resamples, config.seed) for c in contenders]
-    add_latency(models, contenders, config)
+    machine = add_latency(models, contenders, config, dataset, cases)
+    full = config.folder / LATENCY / "latency.json"
     lists = {c.name: c.ranked for c in contenders}
     students = [evaluations[STUDENT], *other_seeds(config, cases, STUDENT, config.fit.max_length)]
     controls = [evaluations[CONTROL], *other_seeds(config, cases, CONTROL, config.control_fit.max_length)]
@@ -96,6 +106,9 @@ def build(config: Config, folder: Path) -> dict[str, Any]:
         "models": models,
         "distillation": distillation(evaluations["teacher"], students, controls, config.seed),
         "teacher_gate": teacher_gate(evaluations["teacher"], others, seed=config.seed),
+        "machine": machine,
+        "latency": json.loads(full.read_text()) if full.is_file() else None,
+        "item_changes": item_changes(lists["teacher"], lists[STUDENT], cases, dataset.titles),
         "data": data_card(dataset, cases, Path(config.data.path).name, split_text(config)),
         "teacher": manifests["teacher"].get("result", {}).get("fusion", {}),
         "examples": examples({n: lists[n] for n in shown}, cases, dataset, config.seed),
@@ -109,7 +122,19 @@ def build(config: Config, folder: Path) -> dict[str, Any]:
         "command": command(config),
     }
     write_report(report, folder)
+    save_lists(folder / LISTS, lists)
     return {"verdict": verdict(report)}
+
+
+def save_lists(path: Path, lists: dict[str, np.ndarray]) -> None:
+    """Writes the ranked lists of all models as one npz file, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    arrays: dict[str, Any] = dict(lists)
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def neural(config: Config, cases: Cases) -> list[Contender]:
@@ -125,8 +150,10 @@ def neural(config: Config, cases: Cases) -> list[Contender]:
         student = load_student(config.folder / name)
         score = student_scorer(student, fit.max_length)
         weights = config.folder / name / "model.safetensors"
-        parameters, size = numbers_in(weights), weights.stat().st_size
-        found.append(torch_contender(name, role, score, cases, config, parameters=parameters, bytes=size))
+        about = {"parameters": numbers_in(weights), "bytes": weights.stat().st_size}
+        made = torch_contender(name, role, score, cases, config, **about)
+        made.answer = student_answer(folded(student, fit.max_length), [cases.seen[row] for row in range(len(cases))], K)
+        found.append(made)
     return found
 
 
@@ -206,18 +233,34 @@ def baselines(config: Config, dataset: Dataset, cases: Cases, valid: Cases) -> l
     return found
 
 
-def add_latency(models: list[dict[str, Any]], contenders: list[Contender], config: Config) -> None:
-    """Times all models in turns, in this process, on one thread, batch 1: history in, top 10 out."""
+def add_latency(
+    models: list[dict[str, Any]], contenders: list[Contender], config: Config, dataset: Dataset, cases: Cases
+) -> dict[str, Any]:
+    """Times all models in turns, in this process, on one thread, batch 1: history in, top 10 out.
+
+    Returns:
+        The machine, what it was doing before, and why a row of the teacher is missing.
+    """
     settings = config.benchmark
+    machine = describe_machine()
     calls = {c.name: c.answer for c in contenders if c.answer is not None}
     counts = {
         c.name: settings.latency_calls if c.role == "export" else settings.teacher_latency_calls for c in contenders
     }
     say("timing one answer at a time")
-    timed = measure_interleaved(calls, counts)
+    found: dict[str, dict[str, Any]] = {
+        name: {"batch_1": figures} for name, figures in measure_interleaved(calls, counts).items()
+    }
+    live, machine["not_measured"] = measure_live(config, dataset, contexts_of(cases))
+    found["teacher"] |= live
+    price = settings.latency.core_hour_price
     for model in models:
-        if model["name"] in timed:
-            model["latency_ms"] = {"batch_1": {k: round(v, 6) for k, v in timed[model["name"]].items()}}
+        if model["name"] in found:
+            times = found[model["name"]]
+            model["latency_ms"] = {name: {k: round(v, 6) for k, v in row.items()} for name, row in times.items()}
+            # One thread is busy during the whole call; the mean would hold the time of busy neighbours as well.
+            model["cost"] = {name: cost(row["p50"] / 1000, 1, price) for name, row in times.items()}
+    return machine
 
 
 def split_text(config: Config) -> str:
@@ -234,8 +277,6 @@ def command(config: Config) -> str:
 
 def show(folder: Path) -> None:
     """Prints the verdict, the table and where the report lies."""
-    import json
-
     report = json.loads((folder / "report.json").read_text())
     console.print(terminal_table(report))
     console.print(report["verdict"], markup=False, style="bold")

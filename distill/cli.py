@@ -23,9 +23,15 @@ STAGES = {
     "export-student": ("distill.export_student", "write the ONNX variants and check them against torch"),
     "benchmark": ("distill.benchmark", "compare teacher, students, baselines and exported files; write the report"),
 }
+PARTS = {"latency": "distill.measure_latency"}  # of the benchmark, for `--only`
 OTHERS = {
+    "datasets": ("distill.public_sets:datasets_command", "list known public data sets, download one"),
+    "compare": ("distill.compare:compare_command", "set finished runs side by side, with significance letters"),
+    "ablate": ("distill.ablate:ablate_command", "train a grid of objectives, controls and seeds; one table"),
+    "compress": ("distill.compress:compress_command", "search stored forms and widths of a student for a budget"),
     "recommend": ("distill.recommend:recommend_command", "recommend from an exported bundle (no torch needed)"),
     "evaluate": ("distill.evaluate:evaluate_command", "evaluate recommendations that any library made"),
+    "scores": ("distill.scores:scores_command", "look into soft-score stores; verify, repair, merge, import them"),
     "doctor": ("distill.doctor:doctor_command", "show what is installed, which device is used, and what is wrong"),
 }
 QUICKSTART = "configs/quickstart.yaml"
@@ -37,7 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given and given[0] in OTHERS:
         return guarded(lambda: load(OTHERS[given[0]][0])(given[1:]))
     parser = make_parser()
-    chosen = parser.parse_args(given)
+    chosen, more = parser.parse_known_args(given)
+    wrong = [word for word in more if word.startswith("-") or "=" not in word]
+    if wrong:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    if more:  # settings behind an option, which argparse doesn't expect there
+        chosen.overrides = [*chosen.overrides, *more]
     if chosen.command is None:
         parser.print_help()
         return 0
@@ -54,7 +65,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"taildistill {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, (_, text) in STAGES.items():
-        add_config(commands.add_parser(name, help=text, description=text.capitalize() + "."))
+        stage = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        add_config(stage)
+        if name == "benchmark":
+            stage.add_argument("--only", choices=list(PARTS), help="one part alone, in full: " + ", ".join(PARTS))
     text = "run all stages, skipping those that are up to date"
     add_config(commands.add_parser("run", help=text, description=text.capitalize() + "."))
     quick = commands.add_parser("quickstart", help="run everything on the bundled demo data")
@@ -87,8 +101,11 @@ def run_command(chosen: argparse.Namespace) -> int:
     config = load_config(source, chosen.overrides)
     names = list(STAGES) if chosen.command in ("run", "quickstart") else [chosen.command]
     begin = time.perf_counter()
+    only = getattr(chosen, "only", None)
     for name in names:
-        load(STAGES[name][0] + ":main")(config)
+        folder = load((PARTS[only] if only else STAGES[name][0]) + ":main")(config)
+        if config.run.tracker != "none":
+            load("distill.tracking:log_stage")(config, folder)
     if len(names) > 1:
         say(f"all stages done in {time.perf_counter() - begin:.0f} s: {config.folder}")
     return 0

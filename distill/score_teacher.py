@@ -15,44 +15,67 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distill.config import Config, to_tree
-from distill.data.augment import appends, last_real_rows, rollouts, static_contexts
+from distill.config import Config, Scores, to_tree
+from distill.data.augment import appends, last_real_rows, rollouts, static_contexts, subset
 from distill.data.contexts import Contexts, Kind, concatenate
 from distill.data.dataset import Dataset
+from distill.data.select import select, wanted_count
 from distill.engine.accelerator import make_accelerator
 from distill.errors import UserError
+from distill.plugins import nearest, resolve
 from distill.progress import is_main_process, say, track
 from distill.runs import read_manifest, run_stage
-from distill.soft.store import Store, StoreHeader, StoreWriter
+from distill.soft.store import ABSENT, CONTEXTS, Store, StoreHeader, StoreWriter, unanswered
+from distill.soft.targets import WHOLE, Ask, check_k, top_answers
 from distill.tensors import mask_seen
 from distill.train_teacher import load_teacher
 from teachers.fusion import FusedTeacher
 
-CONTEXTS = "contexts.parquet"
 BLOCK_SCORES = 16_000_000  # scores computed at once: 64 MB of float32
+PROBE = 256  # contexts on which the time of all others is estimated
+WORTH_ESTIMATING = 20 * PROBE
 
 
 def main(config: Config) -> Path:
-    """Scores the transfer set of a run. Needs the stages `data` and `teacher`."""
+    """Scores the transfer set of a run. Needs the stages `data` and `teacher`.
+
+    Where shards of a finished store are missing or damaged, only those are scored again.
+    """
+    folder = config.folder / "scores"
+    source = ((read_manifest(folder) or {}).get("settings") or {}).get("made_by")
+    if source:
+        say(f"{folder}: made by '{source}', kept; remove the folder to have the run's own teacher asked")
+        return folder
     accelerator = make_accelerator("none", None)
     return run_stage(
-        config.folder / "scores",
+        folder,
         settings={"scores": to_tree(config.scores), "seed": config.seed},
         inputs=[config.folder / "data", config.folder / "teacher"],
         build=lambda path: build(config, path, accelerator),
         config_source=config.source,
         barrier=accelerator.wait_for_everyone,
-        command=f"distill score-teacher {config.source}",
+        command=config.command("score-teacher"),
+        mend=True,
     )
 
 
 def build(config: Config, folder: Path, accelerator: Any) -> dict[str, Any]:
-    """Writes the store in two passes: contexts that need no teacher, then roll-outs drawn from its answers to those."""
+    """Writes the store in two passes: contexts that need no teacher, then roll-outs drawn from its answers to those.
+
+    Returns:
+        Rows, how many of each kind, and what the teacher cost: contexts it was asked about, in all and in this run,
+        with seconds and contexts a second of this run.
+    """
     dataset = Dataset.read(config.folder / "data")
     teacher, settings = load_teacher(config), config.scores
-    if not 1 <= settings.k < dataset.n_items:
-        most = dataset.n_items - 1
-        raise UserError(f"'scores.k' is {settings.k}, expected 1 to {most}: the catalogue has {dataset.n_items} items.")
+    check_k(settings.k, dataset.n_items)
+    if settings.budget < 0:
+        raise UserError(
+            f"'scores.budget' is {settings.budget:g}, expected a share, a number of contexts, or 0 for all."
+        )
+    vectors = context_vectors(config, teacher)
+    first, asked, left = first_pass(dataset, settings, config.seed)
+    width = vectors(first.batch(np.zeros(1, np.int64), WHOLE)).shape[1] if vectors and len(first) else 0
     manifest = read_manifest(config.folder / "teacher") or {}
     header = StoreHeader(
         k=settings.k,
@@ -62,37 +85,118 @@ def build(config: Config, folder: Path, accelerator: Any) -> dict[str, Any]:
         item_vocabulary=dataset.item_vocabulary,
         data=dataset.fingerprint,
         teacher=manifest["fingerprint"],
+        hidden=width,
     )
     writer = StoreWriter(folder, header)
-    first = static_contexts(
-        dataset, config.seed, settings.drops, settings.crops, settings.singles, settings.max_prefixes
-    )
+    pending = count_pending(writer, asked, 0, settings.shard_rows)
+    estimate(teacher, first, asked, pending, accelerator)
     begin = time.perf_counter()
-    starts = score_contexts(teacher, first, writer, 0, 0, settings.shard_rows, accelerator, config.seed)
+    rest = (settings.shard_rows, accelerator, config.seed)
+    starts = score_contexts(teacher, first, writer, 0, 0, *rest, asked=asked, vectors=vectors)
     contexts = first
     if settings.rollouts or settings.appends:
         if is_main_process():
             writer.close(starts, len(first))
         accelerator.wait_for_everyone()
         answers = Store.open(folder, dataset.item_vocabulary, dataset.fingerprint)
-        rows = last_real_rows(first)
-        found = answers.lookup(rows, ("items", "scores"))
-        count, power = settings.rollouts, settings.rollout_power
-        drawn = rollouts(first, rows, found["items"], found["scores"], count, power, config.seed)
-        second = concatenate([drawn, appends(first, rows, settings.appends, config.seed)])
+        second = second_pass(dataset, first, answers, settings, config.seed, left)
         accelerator.wait_for_everyone()
-        starts += score_contexts(
-            teacher, second, writer, len(first), len(starts), settings.shard_rows, accelerator, config.seed
-        )
-        contexts = concatenate([first, second])
+        everyone = np.ones(len(second), bool)
+        pending += count_pending(writer, everyone, len(starts), settings.shard_rows)
+        starts += score_contexts(teacher, second, writer, len(first), len(starts), *rest, vectors=vectors)
+        contexts, asked = concatenate([first, second]), np.concatenate([asked, everyone])
     seconds = time.perf_counter() - begin
     if is_main_process():
         contexts.write(folder / CONTEXTS)
         writer.close(starts, len(contexts))
-    kinds = np.bincount(contexts.kind, minlength=len(Kind))
-    counts = {kind.name.lower(): int(kinds[kind]) for kind in Kind if kinds[kind]}
-    say(f"scored {len(contexts):,} contexts ({', '.join(f'{n:,} {k}' for k, n in counts.items())})")
-    return {"rows": len(contexts), "kinds": counts, "contexts_per_second": round(len(contexts) / max(seconds, 1e-9), 1)}
+    kinds = count_kinds(contexts)
+    total = int(asked.sum())
+    say(f"scored {total:,} of {len(contexts):,} contexts ({', '.join(f'{n:,} {kind}' for kind, n in kinds.items())})")
+    speed = round(pending / max(seconds, 1e-9), 1)
+    cost = {"contexts": total, "contexts_in_this_run": pending, "seconds": round(seconds, 2), "select": settings.select}
+    return {"rows": len(contexts), "kinds": kinds, "cost": cost, "contexts_per_second": speed}
+
+
+def first_pass(dataset: Dataset, settings: Scores, seed: int) -> tuple[Contexts, np.ndarray, int | None]:
+    """The contexts that need no teacher, and for which of them it is asked.
+
+    Real contexts always stay: without an answer they keep their label. Synthetic ones have nothing else, so those that
+    the budget doesn't reach are left out.
+
+    Returns:
+        Contexts, a mask over them (R,), and what the budget leaves for contexts drawn later; None without a budget.
+    """
+    contexts = static_contexts(
+        dataset, seed, settings.drops, settings.crops, settings.singles, settings.max_prefixes, settings.mixes
+    )
+    later = len(last_real_rows(contexts)) * (settings.rollouts + settings.appends)
+    budget = wanted_count(settings.budget, len(contexts) + later)
+    if budget == len(contexts) + later:
+        return contexts, np.ones(len(contexts), bool), None
+    now = round(budget * len(contexts) / (len(contexts) + later))
+    asked = np.zeros(len(contexts), bool)
+    asked[select(dataset, contexts, now, settings.select, seed)] = True
+    kept = asked | (contexts.kind == Kind.REAL)
+    return subset(contexts, kept), asked[kept], budget - now
+
+
+def second_pass(
+    dataset: Dataset, first: Contexts, answers: Store, settings: Scores, seed: int, left: int | None
+) -> Contexts:
+    """Roll-outs and appends of whole train sequences; with a budget at most `left`, and roll-outs only from answers."""
+    rows = last_real_rows(first)
+    found = answers.lookup(rows, ("items", "scores"))
+    drawn = rollouts(first, rows, found["items"], found["scores"], settings.rollouts, settings.rollout_power, seed)
+    contexts = concatenate([drawn, appends(first, rows, settings.appends, seed)])
+    return contexts if left is None else subset(contexts, select(dataset, contexts, left, settings.select, seed))
+
+
+def count_kinds(contexts: Contexts) -> dict[str, int]:
+    """How many contexts there are of each kind."""
+    counts = np.bincount(contexts.kind, minlength=len(Kind))
+    return {kind.name.lower(): int(counts[kind]) for kind in Kind if counts[kind]}
+
+
+def context_vectors(config: Config, teacher: FusedTeacher) -> Ask | None:
+    """The method of the member `scores.hidden` that gives its vectors (B, H) of contexts; None where none is named.
+
+    Raises:
+        UserError: There is no such member, or it has no vectors of contexts.
+    """
+    name = config.scores.hidden
+    if not name:
+        return None
+    if name not in config.teacher.members:
+        raise UserError(f"'scores.hidden' is '{name}', which is no member{nearest(name, config.teacher.members)}.")
+    member: Any = teacher.members.get(name)
+    if member is None:  # fusion gave it no weight, so the teacher does without it
+        spec = config.teacher.members[name]
+        member = resolve("teacher", spec.name)(**spec.arguments).load(config.folder / "teacher" / name)
+    if not hasattr(member, "context_vectors"):
+        raise UserError(
+            f"'scores.hidden' is '{name}', a member ({config.teacher.members[name].name}) without vectors of contexts. "
+            "text_space and text_tower have them, and so has any member with a method context_vectors(batch)."
+        )
+    return member.context_vectors
+
+
+def count_pending(writer: StoreWriter, asked: np.ndarray, first_shard: int, shard_rows: int) -> int:
+    """Contexts about which the teacher is still to be asked, over all processes."""
+    begins = range(0, len(asked), shard_rows)
+    return sum(int(asked[at : at + shard_rows].sum()) for n, at in enumerate(begins) if not writer.has(first_shard + n))
+
+
+def estimate(teacher: FusedTeacher, contexts: Contexts, asked: np.ndarray, pending: int, accelerator: Any) -> None:
+    """Says how long the contexts of the first pass will take, from a few of them spread over all."""
+    if pending < WORTH_ESTIMATING or not is_main_process():
+        return
+    rows = np.flatnonzero(asked)
+    rows = rows[np.linspace(0, len(rows) - 1, PROBE).astype(np.int64)]
+    teacher.score(contexts.batch(rows[:8], WHOLE))  # what is done once only doesn't count
+    begin = time.perf_counter()
+    teacher.score(contexts.batch(rows, WHOLE))
+    seconds = (time.perf_counter() - begin) / PROBE * pending / accelerator.num_processes
+    say(f"asking the teacher about {pending:,} contexts: estimated time {seconds:,.1f} s")
 
 
 def score_contexts(
@@ -104,8 +208,21 @@ def score_contexts(
     shard_rows: int,
     accelerator: Any,
     seed: int,
+    asked: np.ndarray | None = None,
+    vectors: Ask | None = None,
 ) -> list[int]:
     """Scores contexts into shards; process r of w makes shards r, r + w, …; shards that are there are skipped.
+
+    Args:
+        teacher: Whatever has a method `score(batch) -> (B, N)`.
+        contexts: What it is asked about.
+        writer: Takes the shards.
+        first_row, first_shard: Number of the first row and shard in the whole store.
+        shard_rows: Rows a shard.
+        accelerator: Says which process this is.
+        seed: Of the sampled tail.
+        asked: Mask (R,) of the contexts that the teacher is asked about; None for all.
+        vectors: Gives vectors of contexts; needed where the store's header has room for them.
 
     Returns:
         The first row of each shard.
@@ -113,16 +230,22 @@ def score_contexts(
     begins = list(range(0, len(contexts), shard_rows))
     mine = range(accelerator.process_index, len(begins), accelerator.num_processes)
     block = max(1, min(4096, BLOCK_SCORES // contexts.n_items))
-    todo = [n for n in mine if not writer.has(first_shard + n)]
-    work = [(n, at) for n in todo for at in range(begins[n], min(begins[n] + shard_rows, len(contexts)), block)]
-    parts: list[dict[str, np.ndarray]] = []
-    for n, at in track(work, "scoring contexts", unit=f"x {block} rows"):
-        end = min(begins[n] + shard_rows, len(contexts))
-        rows = np.arange(at, min(at + block, end))
-        parts.append(score_rows(teacher, contexts, rows, writer.header, seed))
-        if rows[-1] + 1 == end:
-            arrays = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-            writer.write(first_shard + n, first_row + np.arange(begins[n], end), arrays)
+    work: list[tuple[int, np.ndarray]] = []
+    for n in (n for n in mine if not writer.has(first_shard + n)):
+        rows = np.arange(begins[n], min(begins[n] + shard_rows, len(contexts)))
+        rows = rows if asked is None else rows[asked[rows]]
+        work += [(n, rows[at : at + block]) for at in range(0, max(1, len(rows)), block)]
+    parts: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+    for place, (n, rows) in enumerate(track(work, "scoring contexts", unit=f"x {block} rows")):
+        if len(rows):
+            parts.append((rows - begins[n], score_rows(teacher, contexts, rows, writer.header, seed, vectors)))
+        if place + 1 == len(work) or work[place + 1][0] != n:
+            count = min(shard_rows, len(contexts) - begins[n])
+            arrays = unanswered(count, writer.header)
+            for where, part in parts:
+                for name, value in part.items():
+                    arrays[name][where] = value
+            writer.write(first_shard + n, first_row + begins[n] + np.arange(count), arrays)
             parts = []
     accelerator.wait_for_everyone()
     return [first_row + b for b in begins]
@@ -130,31 +253,33 @@ def score_contexts(
 
 @torch.no_grad()
 def score_rows(
-    teacher: FusedTeacher, contexts: Contexts, rows: np.ndarray, header: StoreHeader, seed: int
+    teacher: FusedTeacher,
+    contexts: Contexts,
+    rows: np.ndarray,
+    header: StoreHeader,
+    seed: int,
+    vectors: Ask | None = None,
 ) -> dict[str, np.ndarray]:
-    """The teacher's answer to some contexts: top k outside the history, log-sum-exp, and a sampled tail.
+    """The teacher's answer to some contexts: top k outside the history, log-sum-exp, a sampled tail, its own vectors.
 
     Returns:
-        items (R, K), scores (R, K), logz (R, T); with a tail also tail_items, tail_scores, tail_logq (R, S). Rows with
-        fewer than K unseen items are padded with item -1.
+        items (R, K), scores (R, K), logz (R, T); with a tail also tail_items, tail_scores, tail_logq (R, S), and hidden
+        (R, H) where the header has room for it. Rows with fewer than K unseen items are padded with item -1.
     """
-    batch = contexts.batch(rows, 1_000_000)
+    batch = contexts.batch(rows, WHOLE)
     scores = mask_seen(teacher.score(batch).float(), torch.from_numpy(batch.seen))
-    logz = torch.stack([(scores / t).logsumexp(-1) for t in header.temperatures], 1)
-    best = scores.topk(header.k, dim=1)
-    missing = best.values.isinf()
-    out: dict[str, Tensor] = {
-        "items": best.indices.masked_fill(missing, -1),
-        "scores": best.values.masked_fill(missing, -6e4),
-        "logz": logz,
-    }
+    out = top_answers(scores, header.k, header.temperatures)
     if header.tail:
-        out |= sampled_tail(scores, best.indices, header.tail, seed + int(rows[0]))
+        out |= sampled_tail(scores, scores.topk(header.k, dim=1).indices, header.tail, seed + int(rows[0]))
+    if header.hidden:
+        if vectors is None:
+            raise ValueError("the header has room for hidden vectors, but nothing gives them")
+        out["hidden"] = vectors(batch).float()
     return {name: value.cpu().numpy() for name, value in out.items()}
 
 
 def sampled_tail(scores: Tensor, top: Tensor, count: int, seed: int) -> dict[str, Tensor]:
-    """Items outside the top k drawn uniformly with replacement, and their proposal log-probability.
+    """Items outside the top k drawn uniformly with replacement, and their proposal log-probability; -1 for none.
 
     Args:
         scores: Masked scores (B, N).
@@ -167,6 +292,8 @@ def sampled_tail(scores: Tensor, top: Tensor, count: int, seed: int) -> dict[str
     weights = allowed.double().cpu() + 1e-300
     items = torch.multinomial(weights, count, replacement=True, generator=generator)
     chosen = scores.gather(1, items)
+    none = chosen.isneginf()  # every item is seen or in the top k
+    items, chosen = items.masked_fill(none, -1), chosen.masked_fill(none, ABSENT)
     log_q = -allowed.sum(1, keepdim=True).clamp_min(1).double().log().expand(-1, count)
     return {"tail_items": items, "tail_scores": chosen, "tail_logq": log_q}
 

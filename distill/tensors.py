@@ -80,3 +80,23 @@ def history_pools(history: Tensor, table: Tensor, decays: Tensor, dropped: float
         return weights.transpose(0, 1) @ functional.embedding(index, table)
     pools = [functional.embedding_bag(index, table, per_sample_weights=w, mode="sum") for w in weights]
     return torch.stack(pools, 1)
+
+
+def nearest_rows(vectors: Tensor, count: int, block: int = 1024) -> Tensor:
+    """Of each row, the `count` others with the largest cosine, int64 (R, count), in blocks of rows.
+
+    Args:
+        vectors: Rows (R, D); with fewer than two rows each row is its own neighbour.
+        count: At most R - 1.
+        block: Rows compared at once.
+    """
+    unit = functional.normalize(vectors, dim=-1)
+    if len(unit) < 2:
+        return torch.zeros(len(unit), count, dtype=torch.int64)
+    parts = []
+    for first in range(0, len(unit), block):
+        similar = unit[first : first + block] @ unit.T
+        rows = torch.arange(len(similar))
+        similar[rows, rows + first] = -2.0
+        parts.append(similar.topk(count, dim=1).indices)
+    return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Stage `train-student`: the distilled student, and the same student without distillation."""
+"""Stage `train-student`: the distilled student, the same student without distillation, and further controls."""
 
 if __name__ == "__main__":  # run as a file: the repository root, not distill/, must come first on the path
     import sys
@@ -8,7 +8,6 @@ if __name__ == "__main__":  # run as a file: the repository root, not distill/, 
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,147 +16,182 @@ import torch
 from accelerate.utils import set_seed
 
 from distill.ask import quality, sample
-from distill.config import Config, Fit, Loss, to_tree
-from distill.data.contexts import ContextBatch, Contexts, train_contexts
+from distill.config import Config, Fit, to_tree
+from distill.data.contexts import ContextBatch, Contexts, Kind, train_contexts
 from distill.data.dataset import VALID, Dataset
-from distill.data.strata import popularity_strata
 from distill.engine.accelerator import make_accelerator
 from distill.engine.loop import best_weights, fit
 from distill.errors import UserError
 from distill.job import Batch, Job
+from distill.known import knowledge_of
 from distill.objectives.objective import Objective
+from distill.plugins import nearest
 from distill.progress import is_main_process, say
 from distill.ranking.cases import cases_of
+from distill.recipes import CONTROL, STUDENT, Recipe, recipe_of, seed_folder
+from distill.rescore import scores_folder
 from distill.runs import WORK, run_stage
 from distill.score_teacher import CONTEXTS
 from distill.soft.store import Store
+from distill.soft.targets import LiveTargets, StoreTargets, Targets
 from distill.tensors import next_item_batch, shuffled
-from distill.train_teacher import student_vectors
+from distill.train_teacher import load_teacher, student_vectors
 from students.checkpoint import build_student, save_student
 from students.protocol import scores as student_scores
 
-STRATA = 4
-STUDENT, CONTROL = "student", "student_without_distillation"
-
 
 def main(config: Config) -> Path:
-    """Trains both students of a run, for each seed. Needs the stages `data`, `teacher` and `scores`."""
+    """Trains the students of a run for each seed: both standing ones, or the control that `control` names.
+
+    Needs the stages `data`, `teacher` and `scores`.
+    """
+    names = [config.control] if config.control else [CONTROL, STUDENT]
     for offset in reversed(range(config.benchmark.seeds)):
-        train_one(config, CONTROL, offset)
-        folder = train_one(config, STUDENT, offset)
+        for name in names:
+            folder = train_one(config, recipe_of(config, name), offset)
     return folder
 
 
-def seed_folder(config: Config, name: str, offset: int) -> Path:
-    """Where a student of the seed `config.seed + offset` lies; the first seed's is the one that is exported."""
-    return config.folder / (name if offset == 0 else f"{name}-seed{offset}")
-
-
-def train_one(config: Config, name: str, offset: int = 0) -> Path:
-    """Trains the distilled student or its control, with the same text vectors, into `seed_folder`."""
-    distilled = name == STUDENT
-    folder = seed_folder(config, name, offset)
-    config = dataclasses.replace(config, seed=config.seed + offset)
-    losses, settings = (config.losses, config.fit) if distilled else (config.control_losses, config.control_fit)
+def train_one(config: Config, recipe: Recipe, offset: int = 0, folder: Path | None = None) -> Path:
+    """Trains one recipe with the seed `config.seed + offset` into `folder`, or into its own place in the run."""
+    folder = folder or seed_folder(config, recipe.name, offset)
+    sources = {teacher: scores_folder(config, teacher) for teacher in recipe.teachers}
     inputs = [config.folder / "data", config.folder / "teacher"]
+    if recipe.taught:
+        inputs += list(dict.fromkeys([config.folder / "scores", *sources.values()]))
+    config = dataclasses.replace(config, seed=config.seed + offset)
     accelerator = make_accelerator(config.run.tracker, config.folder / "logs" / folder.name)
+    settings = {
+        "student": to_tree(recipe.student),
+        "losses": to_tree(recipe.losses),
+        "fit": to_tree(recipe.fit),
+        "vectors": recipe.use_vectors,
+        "seed": config.seed,
+    }
     return run_stage(
         folder,
-        settings={
-            "student": to_tree(config.student),
-            "losses": to_tree(losses),
-            "fit": to_tree(settings),
-            "seed": config.seed,
-        },
-        inputs=[*inputs, config.folder / "scores"] if distilled else inputs,
-        build=lambda path: build(config, path, accelerator, losses, settings, distilled),
+        settings=settings,
+        inputs=inputs,
+        build=lambda path: build(config, recipe, sources, path, accelerator),
         config_source=config.source,
         barrier=accelerator.wait_for_everyone,
-        command=f"distill train-student {config.source}",
+        command=config.command("train-student"),
     )
 
 
-def build(
-    config: Config, folder: Path, accelerator: Any, losses: Sequence[Loss], settings: Fit, distilled: bool
-) -> dict[str, Any]:
+def build(config: Config, recipe: Recipe, sources: dict[str, Path], folder: Path, accelerator: Any) -> dict[str, Any]:
     """Trains one student, its epoch chosen on validation, and saves it."""
     dataset = Dataset.read(config.folder / "data")
     cases = sample(cases_of(dataset, VALID), config.seed)
-    vectors = student_vectors(config)
+    vectors = student_vectors(config) if recipe.use_vectors else None
+    name, arguments = recipe.student.name, recipe.student.arguments
     set_seed(config.seed)
-    student: Any = build_student(config.student.name, config.student.arguments, dataset.n_items, vectors, config.seed)
-    objective = make_objective(student, losses, dataset)
-    job = distilled_job(config, dataset, objective) if distilled else control_job(config, dataset, objective)
+    student: Any = build_student(name, arguments, dataset.n_items, vectors, config.seed)
+    contexts = transfer_set(config, dataset) if recipe.taught else train_contexts(dataset)
+    rows = rows_of(contexts, recipe)
+    targets = {
+        teacher: open_targets(config, recipe, source, teacher, contexts, dataset) for teacher, source in sources.items()
+    }
+    knowledge = knowledge_of(
+        dataset,
+        student,
+        recipe.losses,
+        vectors,
+        contexts,
+        targets.get(""),
+        build=lambda seed: build_student(name, arguments, dataset.n_items, vectors, seed),
+    )
+    steps = recipe.fit.epochs * len(batches(recipe.fit, rows, config.seed, 0))
+    objective = Objective(
+        student, recipe.losses, knowledge, steps, {teacher: found.temperatures for teacher, found in targets.items()}
+    )
+
+    def collate(chosen: np.ndarray) -> Batch:
+        batch = next_item_batch(contexts, chosen, recipe.fit.max_length)
+        batch["user"] = torch.from_numpy(contexts.user[chosen].astype(np.int64))
+        for teacher, found in targets.items():
+            prefix = f"{teacher}/" if teacher else ""
+            batch |= {prefix + field: value for field, value in found.lookup(chosen).items()}
+        return batch
 
     def validate(model: torch.nn.Module) -> float:
         def score(batch: ContextBatch) -> torch.Tensor:
-            return student_scores(
-                student, torch.from_numpy(batch.seen[:, -settings.max_length :]).to(accelerator.device)
-            )
+            history = torch.from_numpy(batch.seen[:, -recipe.fit.max_length :]).to(accelerator.device)
+            return student_scores(student, history)
 
         return quality(score, cases).values["ndcg@10"]
 
-    label = STUDENT if distilled else "student without distillation"
+    label = folder.name.removesuffix(".partial").replace("_", " ")
+    job = job_of(recipe.fit, rows, collate, objective, config.seed)
     curve = fit(job, accelerator, folder / WORK / "fit", validate, label)
     if is_main_process():
-        weights = {k.removeprefix("student."): v for k, v in best_weights(folder / WORK / "fit").items()}
-        save_student(folder, config.student.name, config.student.arguments, dataset.n_items, weights, vectors)
+        kept = best_weights(folder / WORK / "fit")
+        weights = {k.removeprefix("student."): v for k, v in kept.items() if k.startswith("student.")}
+        save_student(folder, name, arguments, dataset.n_items, weights, vectors)
     best = max(point["validation"] for point in curve)
     say(f"{label}: best validation ndcg@10 {best:.4f}")
     return {"curve": curve, "validation": {"ndcg@10": best}}
 
 
-def make_objective(student: torch.nn.Module, losses: Sequence[Loss], dataset: Dataset) -> Objective:
-    """The student wrapped with its losses and what they need to know of the items."""
-    strata = torch.from_numpy(popularity_strata(dataset.popularity, STRATA))
-    share = torch.from_numpy(dataset.popularity / max(1, dataset.popularity.sum())).float()
-    return Objective(student, losses, strata, share)
+def transfer_set(config: Config, dataset: Dataset) -> Contexts:
+    """The contexts that the teacher was asked about."""
+    return Contexts.read(config.folder / "scores" / CONTEXTS, dataset.n_items)
 
 
-def control_job(config: Config, dataset: Dataset, objective: Objective) -> Job:
-    """Training on the labelled train prefixes alone."""
-    contexts = train_contexts(dataset)
-    rows = np.flatnonzero(contexts.target >= 0)
+def rows_of(contexts: Contexts, recipe: Recipe) -> np.ndarray:
+    """Contexts to train on: the labelled ones alone without a teacher, else all of the kinds that are asked for.
+
+    Raises:
+        UserError: There are none; or a kind is unknown.
+    """
+    if not recipe.taught:
+        rows = np.flatnonzero(contexts.target >= 0)
+        if not len(rows):
+            raise UserError(
+                "No user has two train events, so there is no next item to learn. Check data.split and data.path."
+            )
+        return rows
+    known = {kind.name.lower(): int(kind) for kind in Kind}
+    for kind in recipe.fit.kinds:
+        if kind not in known:
+            raise UserError(f"'fit.kinds': there are no '{kind}' contexts{nearest(kind, known)}.")
+    if not recipe.fit.kinds:
+        return np.arange(len(contexts))
+    rows = np.flatnonzero(np.isin(contexts.kind, [known[kind] for kind in recipe.fit.kinds]))
     if not len(rows):
-        raise UserError(
-            "No user has two train events, so there is no next item to learn. Check data.split and data.path."
-        )
-    return _job(
-        config.control_fit,
-        rows,
-        lambda r: next_item_batch(contexts, r, config.control_fit.max_length),
-        objective,
-        config.seed,
-    )
+        raise UserError(f"The transfer set has no context of the kinds {recipe.fit.kinds}. See the section 'scores'.")
+    return rows
 
 
-def distilled_job(config: Config, dataset: Dataset, objective: Objective) -> Job:
-    """Training on every context of the transfer set, with the teacher's answers looked up by row id."""
-    folder = config.folder / "scores"
-    contexts = Contexts.read(folder / CONTEXTS, dataset.n_items)
-    store = Store.open(folder, dataset.item_vocabulary, dataset.fingerprint)
+def open_targets(
+    config: Config, recipe: Recipe, source: Path, teacher: str, contexts: Contexts, dataset: Dataset
+) -> Targets:
+    """A teacher's answers to the transfer set: from the store, or live.
+
+    Raises:
+        UserError: The store belongs to other contexts.
+    """
+    store = Store.open(source, dataset.item_vocabulary, dataset.fingerprint)
     if store.rows != len(contexts):
         raise UserError(
-            f"{folder}: {store.rows} scored rows for {len(contexts)} contexts. "
-            f"Rebuild: distill score-teacher {config.source}"
+            f"{source}: {store.rows} scored rows for {len(contexts)} contexts. "
+            f"Rebuild: {config.command('score-teacher')}"
         )
-
-    def collate(rows: np.ndarray) -> Batch:
-        found = store.lookup(rows)
-        return {
-            **next_item_batch(contexts, rows, config.fit.max_length),
-            "items": torch.from_numpy(found["items"].astype(np.int64)),
-            "scores": torch.from_numpy(found["scores"].astype(np.float32)),
-            "logz": torch.from_numpy(found["logz"]),
-        }
-
-    return _job(config.fit, np.arange(len(contexts)), collate, objective, config.seed)
+    if recipe.fit.teacher == "live" and not teacher:
+        return LiveTargets(load_teacher(config).score, contexts, store.header.k, store.header.temperatures)
+    return StoreTargets(store)
 
 
-def _job(settings: Fit, rows: np.ndarray, collate: Any, objective: Objective, seed: int) -> Job:
+def batches(settings: Fit, rows: np.ndarray, seed: int, epoch: int) -> list[np.ndarray]:
+    """The global batches of an epoch."""
+    return shuffled(rows, settings.batch_size, seed, epoch, settings.rows_per_epoch)
+
+
+def job_of(settings: Fit, rows: np.ndarray, collate: Any, objective: Objective, seed: int) -> Job:
+    """Training of an objective on some rows."""
     return Job(
         model=objective,
-        batches=lambda epoch: shuffled(rows, settings.batch_size, seed, epoch, settings.rows_per_epoch),
+        batches=lambda epoch: batches(settings, rows, seed, epoch),
         collate=collate,
         epochs=settings.epochs,
         learning_rate=settings.learning_rate,

@@ -7,6 +7,7 @@ if __name__ == "__main__":  # run as a file: the repository root, not distill/, 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from accelerate.utils import set_seed
 from distill.ask import contexts_of, quality, sample
 from distill.config import Config, Spec, to_tree
 from distill.data.dataset import VALID, Dataset
+from distill.data.features import item_matrix, join_vectors
 from distill.engine.accelerator import make_accelerator
 from distill.engine.local import Local
 from distill.engine.loop import best_weights, fit
@@ -26,10 +28,11 @@ from distill.plugins import nearest, resolve
 from distill.progress import is_main_process, say
 from distill.ranking.cases import Cases, cases_of
 from distill.ranking.evaluator import evaluate, rank_array
-from distill.runs import WORK, run_stage, write_json
-from teachers.fusion import FusedTeacher, fit_sharpness, fit_weights
+from distill.runs import WORK, digest, run_stage, write_json
+from teachers.fusion import FusedTeacher, fit_sharpness, fit_tilt, fit_weights
 from teachers.protocol import Inputs, Member
 
+MEMBER = "member.json"
 FUSION = "fusion.json"
 FUSION_SCORES = 60_000_000  # validation scores held a member while weights are searched: 240 MB of float32
 
@@ -47,27 +50,33 @@ def main(config: Config) -> Path:
         build=lambda path: build(config, path, accelerator),
         config_source=config.source,
         barrier=accelerator.wait_for_everyone,
-        command=f"distill train-teacher {config.source}",
+        command=config.command("train-teacher"),
     )
 
 
 def build(config: Config, folder: Path, accelerator: Any) -> dict[str, Any]:
     """Fits the members in order, each into a folder of its own, then the fusion weights.
 
-    A member that is finished is not fitted again when a stopped stage is run again.
+    A member that is finished is not fitted again when a stopped stage is run again, nor when only the fusion or later
+    members have other settings than in the teacher that is there already.
     """
     dataset = Dataset.read(config.folder / "data")
     cases = sample(cases_of(dataset, VALID), config.seed)
     members: dict[str, Member] = {}
     vectors: dict[str, torch.Tensor] = {}
     curves: dict[str, Any] = {}
+    identity = digest([dataset.fingerprint, config.seed, config.teacher.item_features])
     for name, spec in config.teacher.members.items():
         set_seed(config.seed)
         inputs = Inputs(dataset, dict(vectors), config.seed, accelerator.device)
-        members[name], curves[name] = fit_member(name, spec, inputs, cases, folder, accelerator)
+        identity = digest([identity, name, to_tree(spec)])
+        if is_main_process():
+            take_over(config.folder / "teacher" / name, folder / name, identity)
+        accelerator.wait_for_everyone()
+        members[name], curves[name] = fit_member(name, spec, inputs, cases, folder, accelerator, identity)
         made = members[name].item_vectors()
         if made is not None:
-            vectors[name] = made
+            vectors[name] = with_features(made, dataset, config.teacher.item_features)
     if config.teacher.item_vectors and config.teacher.item_vectors not in vectors:
         raise UserError(
             f"'teacher.item_vectors' is '{config.teacher.item_vectors}', which is no member with item vectors"
@@ -79,15 +88,34 @@ def build(config: Config, folder: Path, accelerator: Any) -> dict[str, Any]:
     return {"curves": curves, "fusion": json.loads((folder / FUSION).read_text())}
 
 
+def take_over(finished: Path, home: Path, identity: str) -> None:
+    """Copies a member out of the finished teacher where it was made from the same data, settings and seed.
+
+    Args:
+        finished: The member's folder in the finished teacher, if there is one.
+        home: Its folder in the teacher that is being made.
+        identity: Digest of the data, the seed, and the settings of this member and those before it.
+    """
+    about = finished / MEMBER
+    if (home / MEMBER).is_file() or not about.is_file() or json.loads(about.read_text()).get("identity") != identity:
+        return
+    say(f"teacher member '{home.name}': taken over from {finished}")
+    unfinished = home.with_name(home.name + ".copy")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.rmtree(home, ignore_errors=True)
+    shutil.copytree(finished, unfinished)
+    unfinished.replace(home)
+
+
 def fit_member(
-    name: str, spec: Spec, inputs: Inputs, cases: Cases, folder: Path, accelerator: Any
+    name: str, spec: Spec, inputs: Inputs, cases: Cases, folder: Path, accelerator: Any, identity: str
 ) -> tuple[Member, list[dict[str, float]]]:
     """Fits one member, or loads it where it is finished; returns it with its training curve.
 
     Members that can't use several processes are fitted by the main one while the others wait.
     """
     home = folder / name
-    done = home / "member.json"
+    done = home / MEMBER
     member: Member = resolve("teacher", spec.name)(**spec.arguments)
     together = getattr(member, "distributed", False)
     if not done.is_file() and (together or is_main_process()):
@@ -108,7 +136,7 @@ def fit_member(
             home.mkdir(parents=True, exist_ok=True)
             member.save(home)
             value = quality(member.score, cases).values["ndcg@10"]
-            about = {"name": spec.name, "arguments": to_tree(spec.arguments)}
+            about = {"name": spec.name, "arguments": to_tree(spec.arguments), "identity": identity}
             write_json(done, {**about, "ndcg@10": value, "curve": curve})
             say(f"  validation ndcg@10 {value:.4f}")
     accelerator.wait_for_everyone()
@@ -140,14 +168,19 @@ def fuse(config: Config, members: dict[str, Member], dataset: Dataset, cases: Ca
 
     weights, _ = fit_weights(scores, worth, config.teacher.fusion.rounds)
     fused = torch.stack([scores[name] * weight for name, weight in weights.items()]).sum(0)
+    prior = torch.log1p(torch.from_numpy(dataset.popularity).float())
+    cost = config.teacher.fusion.tilt
+    tilt = fit_tilt(fused, prior, worth, lambda scores: figures(scores)["ndcg@10"], cost) if cost else 0.0
+    fused = fused - tilt * prior
     labels = torch.from_numpy(cases.truth.items[cases.truth.indptr[:-1]].astype(np.int64))
     sharpness = fit_sharpness(fused, torch.from_numpy(batch.seen), labels)
     result: dict[str, Any] = {
         "weights": weights,
         "sharpness": sharpness,
+        "tilt": tilt,
         "validation": {"teacher": figures(fused), **{name: figures(s) for name, s in scores.items()}},
     }
-    say(f"fusion: {', '.join(f'{n} {w:.3g}' for n, w in weights.items())}; sharpness {sharpness:.3g}")
+    say(f"fusion: {', '.join(f'{n} {w:.3g}' for n, w in weights.items())}; tilt {tilt:.3g}; sharpness {sharpness:.3g}")
     say(f"  validation ndcg@10 {result['validation']['teacher']['ndcg@10']:.4f}")
     return result
 
@@ -161,7 +194,8 @@ def load_teacher(config: Config) -> FusedTeacher:
         for name, spec in config.teacher.members.items()
         if fusion["weights"][name]
     }
-    return FusedTeacher(members, fusion["weights"], fusion["sharpness"])
+    prior = torch.log1p(torch.from_numpy(Dataset.read(config.folder / "data").popularity).float())
+    return FusedTeacher(members, fusion["weights"], fusion["sharpness"], fusion["tilt"], prior)
 
 
 def student_vectors(config: Config) -> torch.Tensor | None:
@@ -171,8 +205,15 @@ def student_vectors(config: Config) -> torch.Tensor | None:
             continue
         vectors = resolve("teacher", spec.name)(**spec.arguments).load(config.folder / "teacher" / name).item_vectors()
         if vectors is not None:
-            return vectors
+            return with_features(vectors, Dataset.read(config.folder / "data"), config.teacher.item_features)
     return None
+
+
+def with_features(vectors: torch.Tensor, dataset: Dataset, groups: list[str]) -> torch.Tensor:
+    """Item vectors (N, d) joined with groups of item features, such as images; unchanged without groups."""
+    if not groups:
+        return vectors
+    return torch.from_numpy(join_vectors(vectors.cpu().numpy(), item_matrix(dataset.features, groups)))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,10 @@ def save_student(
     """Writes student.json, model.safetensors and, where the student starts from text, item_vectors.safetensors."""
     about = {"name": name, "arguments": arguments, "n_items": n_items}
     (folder / "student.json").write_text(json.dumps(about, indent=2))
-    save_file({k: v.contiguous() for k, v in weights.items()}, folder / "model.safetensors")
+    separate = {
+        name: value.detach().clone().contiguous() for name, value in weights.items()
+    }  # tied tables share memory
+    save_file(separate, folder / "model.safetensors")
     if item_vectors is not None:
         save_file({"vectors": item_vectors.float().contiguous()}, folder / "item_vectors.safetensors")
 

@@ -1,44 +1,106 @@
-"""Item tables: free id vectors, or a trainable projection of text vectors plus an id part."""
+"""Item tables: free id vectors, text vectors with a trainable projection, or text with ids in its null space."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+TextUse = Literal["init", "null_space", "none"]
+SEMANTIC_SHARE = 0.5  # of the columns, in a null-space table
+SMALL_START = 0.1  # expected length of the id part of a null-space row, where the text part's is 1
 
 
 class ItemTable(nn.Module):
-    """Vectors of N items: `text @ projection + id`.
+    """Vectors of N items; whatever the form, the parts fold into one plain table at export.
 
-    The projection starts at the first principal components of the text vectors and the id part at zero, so a new table
-    is the text's own geometry; training moves both. Without text vectors the id part starts at random. The sum folds
-    into one plain table at export.
+    - `none`, or no text vectors: free rows that start at random.
+    - `init`: `text @ projection + id`. The projection starts at the first principal components of the text vectors and
+      the id part at zero, so a new table is the text's own geometry; training moves both.
+    - `null_space`: the first principal components of the text stay as they are in half of the columns; ids are learned
+      in the other half alone, orthogonal to them. Training can add to what the text says and never unlearn it.
+
+    With `buckets`, ids share rows: an id vector is the sum of two rows chosen by two hashes of the item's index, so
+    that two items rarely share both, and the id part costs buckets x D numbers whatever N is.
+
+    References:
+        Hu et al. 2025, "AlphaFuse: Learn ID embeddings for sequential recommendation in null space of language
+        embeddings" (here without whitening the text part). Svenstrup et al. 2017, "Hash embeddings for efficient word
+        representations", with equal weights.
     """
 
-    def __init__(self, n_items: int, dim: int, text: Tensor | None = None) -> None:
+    bucket: Tensor | None
+    text: Tensor | None
+    fixed: Tensor | None
+
+    def __init__(
+        self, n_items: int, dim: int, text: Tensor | None = None, use: TextUse = "init", buckets: int = 0
+    ) -> None:
         """Builds the table.
 
         Args:
             n_items: N.
             dim: D, the width of the table.
             text: Text vectors (N, T) or None.
+            use: What the text vectors are for.
+            buckets: Rows of the id part; 0 is one an item.
         """
         super().__init__()
-        if text is None:
-            self.text = None
-            self.identity = nn.Parameter(torch.randn(n_items, dim) / math.sqrt(dim))
-            return
-        centred = text.float() - text.float().mean(0)
-        _, _, components = torch.linalg.svd(centred, full_matrices=False)
-        start = components[:dim].T.contiguous()
-        if start.shape[1] < dim:
-            start = torch.nn.functional.pad(start, (0, dim - start.shape[1]))
-        lengths = (centred @ start).norm(dim=1)
-        self.register_buffer("text", centred / lengths.mean().clamp_min(1e-6), persistent=False)
-        self.projection = nn.Parameter(start)
-        self.identity = nn.Parameter(torch.zeros(n_items, dim))
+        chosen = torch.stack([_hash(n_items, buckets, salt) for salt in (1, 2)]) if buckets else None
+        self.register_buffer("bucket", chosen, persistent=False)  # (2, N)
+        self.register_buffer("text", None, persistent=False)
+        self.register_buffer("fixed", None)
+        rows = buckets or n_items
+        if text is None or use == "none":
+            identity = torch.randn(rows, dim) / math.sqrt(2 * dim if buckets else dim)
+        elif use == "init":
+            self.text, start = _principal(text, dim)
+            self.projection = nn.Parameter(start)
+            identity = torch.zeros(rows, dim)
+        else:
+            semantic = min(round(SEMANTIC_SHARE * dim), *text.shape)
+            centred, start = _principal(text, semantic)
+            self.fixed = centred @ start  # saved: the signs of principal components differ from machine to machine
+            free = dim - semantic
+            # Not at zero: history and candidates would both be zero there, and so would all gradients.
+            identity = SMALL_START * torch.randn(rows, free) / math.sqrt(max(1, free))
+        self.identity = nn.Parameter(identity)
 
     def forward(self) -> Tensor:
         """The whole table (N, D)."""
-        return self.identity if self.text is None else self.identity + self.text @ self.projection
+        identity: Tensor = self.identity
+        if self.bucket is not None:
+            identity = functional.embedding(self.bucket, identity).sum(0)
+        if self.fixed is not None:
+            return torch.cat([self.fixed, identity], 1)
+        return identity if self.text is None else identity + self.text @ self.projection
+
+
+def item_tables(
+    n_items: int, dim: int, text: Tensor | None, use: TextUse, buckets: int, tied: bool
+) -> tuple[ItemTable, ItemTable]:
+    """The tables of the history and of the candidates; one and the same where they are tied."""
+    inputs = ItemTable(n_items, dim, text, use, buckets)
+    return inputs, inputs if tied else ItemTable(n_items, dim, text, use, buckets)
+
+
+def _principal(text: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Centred text (N, T) and directions (T, D) that bring its rows to principal components of mean length 1."""
+    centred = text.float() - text.float().mean(0)
+    _, _, components = torch.linalg.svd(centred, full_matrices=False)
+    start = components[:dim].T.contiguous()
+    if start.shape[1] < dim:
+        start = functional.pad(start, (0, dim - start.shape[1]))
+    lengths = (centred @ start).norm(dim=1)
+    return centred / lengths.mean().clamp_min(1e-6), start
+
+
+def _hash(n_items: int, buckets: int, salt: int) -> Tensor:
+    """A bucket for each item (N,), by multiplication and shift (a splitmix64 step), the same on every machine."""
+    mixed = np.arange(n_items, dtype=np.uint64) + np.uint64(salt * 0x9E3779B97F4A7C15 % 2**64)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    return torch.from_numpy(((mixed ^ (mixed >> np.uint64(31))) % np.uint64(buckets)).astype(np.int64))

@@ -43,11 +43,15 @@ def decayed_sum(seen: Tensor, table: Tensor, decay: float) -> Tensor:
     n_items = table.shape[0]
     if np.isfinite(decay):
         seen = seen[:, -max(1, int(np.ceil(-np.log(NEGLIGIBLE) * decay))) :]
-    age = torch.arange(seen.shape[1] - 1, -1, -1, dtype=torch.float32)
-    weights = torch.exp(-age / decay).expand(seen.shape[0], -1)
-    weights = torch.where(seen < n_items, weights, 0.0)
+    weights = decay_weights(seen, n_items, decay)
     index = torch.where(seen < n_items, seen, 0)
     return functional.embedding_bag(index, table, per_sample_weights=weights.to(table.dtype), mode="sum")
+
+
+def decay_weights(seen: Tensor, n_items: int, decay: float) -> Tensor:
+    """exp(-age / decay) of each place of right-aligned histories (B, L), 0 for padding."""
+    age = torch.arange(seen.shape[1] - 1, -1, -1, dtype=torch.float32)
+    return torch.where(seen < n_items, torch.exp(-age / decay), 0.0)
 
 
 class ClosedForm:

@@ -1,4 +1,4 @@
-"""Late fusion: a weighted sum of the members' log-scores, weights found on validation."""
+"""Late fusion: a weighted sum of the members' log-scores, tilted against popularity; all found on validation."""
 
 from __future__ import annotations
 
@@ -14,18 +14,28 @@ from teachers.protocol import Member
 
 STEPS = (0.0, 0.5, 0.7, 0.85, 1.0, 1.18, 1.4, 2.0)
 STARTS = (0.0, 0.03, 0.1, 0.3, 1.0)
+TILTS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 
 
 @dataclass
 class FusedTeacher:
     """Members and their weights; the scores are log-probabilities up to a constant.
 
-    score = sharpness * sum_m weight_m * score_m.
+    score = sharpness * (sum_m weight_m * score_m - tilt * log(events + 1)).
+
+    Attributes:
+        members: Members by name.
+        weights: One a member; those of weight 0 aren't asked.
+        sharpness: Makes the softmax of the scores as sure as the validation items say.
+        tilt: How much of the popularity prior is taken out.
+        prior: log(train events + 1) of every item (N,); needed where `tilt` isn't 0.
     """
 
     members: dict[str, Member]
     weights: dict[str, float]
     sharpness: float = 1.0
+    tilt: float = 0.0
+    prior: Tensor | None = None
 
     @torch.no_grad()
     def score(self, batch: ContextBatch) -> Tensor:
@@ -37,6 +47,9 @@ class FusedTeacher:
                 total = part if total is None else total.add_(part)
         if total is None:
             raise ValueError("every member's weight is zero")
+        if self.tilt:
+            assert self.prior is not None, "a tilt needs the items' prior"
+            total.sub_(self.sharpness * self.tilt * self.prior.to(total.device))
         return total
 
 
@@ -79,6 +92,38 @@ def fit_weights(
         if best <= before:
             break
     return {name: w * scale[name] for name, w in weights.items()}, best
+
+
+def fit_tilt(
+    fused: Tensor, prior: Tensor, quality: Callable[[Tensor], float], accuracy: Callable[[Tensor], float], cost: float
+) -> float:
+    """How much of the popularity prior to take out of fused scores: what maximises `quality` at a bounded cost.
+
+    Adding a multiple of the log prior to a classifier's scores moves its balance between frequent and rare classes
+    after training. Where every member has learned popularity from the same events, the fusion counts it several times
+    over; what is too much of it, validation tells.
+
+    References:
+        Menon et al. 2021, "Long-tail learning via logit adjustment", section 4.1 (post-hoc adjustment).
+
+    Args:
+        fused: Scores (U, N), seen items not masked.
+        prior: log(train events + 1) (N,).
+        quality: What to maximise, given scores (U, N).
+        accuracy: What may not suffer, given scores (U, N).
+        cost: Largest share of the untilted scores' accuracy that the tilt may cost.
+
+    Returns:
+        The tilt, on the scores' own scale; 0 where no tilt helps.
+    """
+    spread = float(prior.std())
+    if spread < 1e-9:
+        return 0.0
+    unit = float(fused.std(dim=1).mean()) / spread
+    tilted = {tilt: fused - tilt * unit * prior for tilt in TILTS}
+    least = (1 - cost) * accuracy(fused)
+    worth = {tilt: quality(scores) for tilt, scores in tilted.items() if not tilt or accuracy(scores) >= least}
+    return max(worth, key=lambda tilt: worth[tilt]) * unit
 
 
 def fit_sharpness(fused: Tensor, seen: Tensor, labels: Tensor) -> float:

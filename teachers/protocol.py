@@ -36,6 +36,9 @@ class Member(Protocol):
 
     A plug-in's constructor takes its settings as plain arguments. Then `prepare` is called once; where `job` gives
     something to train, the engine trains it, calling `refresh` before each validation; `finish` gets the best weights.
+
+    A member may also offer `context_vectors(batch) -> (B, H)`, its own vectors of the histories; the setting
+    `scores.hidden` stores them for losses on representations.
     """
 
     def prepare(self, inputs: Inputs) -> None:

@@ -165,9 +165,14 @@ class TextSpace:
     @torch.no_grad()
     def score(self, batch: ContextBatch) -> Tensor:
         """Scaled cosines (B, N)."""
+        assert self.served is not None
+        return self.context_vectors(batch) @ self.served.T
+
+    @torch.no_grad()
+    def context_vectors(self, batch: ContextBatch) -> Tensor:
+        """Scaled queries (B, d): what `score` multiplies with the item table."""
         assert self.model is not None and self.served is not None
-        history = torch.from_numpy(batch.seen[:, -self.max_length :]).to(self.served.device)
-        return self.model.query(history, self.served) @ self.served.T
+        return self.model.query(torch.from_numpy(batch.seen[:, -self.max_length :]).to(self.served.device), self.served)
 
     def item_vectors(self) -> Tensor | None:
         """The folded table (N, d)."""

@@ -168,6 +168,10 @@ class TextTower:
         assert self.vectors is not None, "prepare or load first"
         return decayed_sum(torch.from_numpy(batch.seen), self.table, self.decay) @ self.table.T
 
+    def context_vectors(self, batch: ContextBatch) -> Tensor:
+        """Decayed sums of the history's half-centred vectors (B, d), at unit length."""
+        return functional.normalize(decayed_sum(torch.from_numpy(batch.seen), self.table, self.decay), dim=-1)
+
     def item_vectors(self) -> Tensor | None:
         """Unit vectors (N, d), float32."""
         return self.vectors

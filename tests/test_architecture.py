@@ -26,14 +26,18 @@ ROOMS: dict[str, tuple[set[str], tuple[str, ...]]] = {
     **{name: (PLAIN, (*SPINE, "distill")) for name in SPINE},
     "distill.cli": (PLAIN, (*SPINE, "distill")),
     "distill.data": (PLAIN, (*SPINE, "distill.data")),
+    "distill.data.hub": (PLAIN | {"datasets"}, (*SPINE, "distill.data")),
     "distill.ranking": (PLAIN, (*SPINE, "distill.data", "distill.ranking")),
     "distill.job": (TORCH, ()),
     "distill.tensors": (TORCH, ("distill.data", "distill.job")),
     "distill.ask": (TORCH, (*SPINE, "distill.data", "distill.ranking")),
-    "distill.soft": (TORCH, (*SPINE, "distill.soft")),
+    "distill.soft": (TORCH, (*SPINE, "distill.data", "distill.tensors", "distill.soft")),
     "distill.objectives": (TORCH, (*SPINE, *SEAM, "distill.objectives")),
     "distill.engine": (TORCH | {"accelerate"}, (*SPINE, "distill.job", "distill.engine")),
-    "distill.contracts": (TORCH, ("distill.data", *SEAM, "distill.contracts", "teachers.protocol")),
+    "distill.contracts": (
+        TORCH,
+        ("distill.data", *SEAM, "distill.objectives.knowledge", "distill.contracts", "teachers.protocol"),
+    ),
     "distill.export": (
         TORCH | {"onnx", "onnx_ir", "onnxscript", "onnxruntime"},
         (*SPINE, "distill.data", "distill.ranking", "distill.serving", "distill.export"),
@@ -48,11 +52,12 @@ ROOMS: dict[str, tuple[set[str], tuple[str, ...]]] = {
 ENTRY_POINTS = {
     f"distill.{name}"
     for name in (
-        "prepare", "train_teacher", "score_teacher", "train_student", "export_student", "benchmark",
-        "evaluate", "recommend", "doctor",
+        "prepare", "train_teacher", "score_teacher", "scores", "train_student", "export_student", "export_teacher",
+        "benchmark", "evaluate", "recommend", "doctor", "compress", "public_sets",
+        "measure_latency", "timed_models", "compare", "tracking", "recipes", "rescore", "known", "ablate", "ablation_table",
     )
 }  # fmt: skip
-ONNX_ROOMS = ("distill.export", "distill.export_student")
+ONNX_ROOMS = ("distill.export", "distill.export_student", "distill.export_teacher")
 
 
 @cache

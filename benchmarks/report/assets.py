@@ -99,6 +99,12 @@ figcaption {{ font-size: .8125rem; color: var(--muted); }}
 .chart {{ display: block; width: 100%; max-width: 480px; height: auto; margin: 6px auto 8px; }}
 .chart * {{ stroke-linejoin: round; }}
 
+.pairs {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 560px), 1fr)); gap: 20px; }}
+.pairs .scroll {{ margin: 0; }}
+.pairs table th:first-child {{ white-space: normal; min-width: 12em; }}
+.example > div > .scroll {{ margin-top: 16px; border-width: 1px; border-radius: 10px; }}
+.example ul {{ margin: 0; font-size: .875rem; }}
+
 .heats {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr)); gap: 20px; }}
 .heats > div {{ padding: 16px; background: var(--card); border: 1px solid var(--line); border-radius: 10px; }}
 .heat {{ width: 100%; border-spacing: 3px; border-collapse: separate; table-layout: fixed; }}

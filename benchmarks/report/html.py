@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -91,6 +92,12 @@ def record_table(caption: str, first: str, records: Mapping[str, Any]) -> Html |
         return None
     body = [[name, *(_cell(key, row.get(key)) for key in keys)] for name, row in rows.items()]
     return data_table(caption, [first, *(phrase(key) for key in keys)], body)
+
+
+def plain_text(children: Child) -> str:
+    """The text of children without its tags; small print goes into brackets."""
+    text = re.sub(r"<small>(.*?)</small>", r" (\1)", join(children))
+    return html.unescape(re.sub(r"<[^>]+>", "", text))
 
 
 def code(name: str) -> Html:

@@ -6,6 +6,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.report.changes import HEADER as CHANGES
+from benchmarks.report.changes import change_rows, change_words
+from benchmarks.report.html import plain_text
+from benchmarks.report.latency_tables import machine_words, sheets
 from benchmarks.report.shape import (
     Report,
     arranged,
@@ -20,6 +24,7 @@ from benchmarks.report.shape import (
     printable,
     tail_definitions,
 )
+from benchmarks.report.speed import HEADER, NOTE, speed_rows, trust
 from benchmarks.report.tables import best_rows, columns
 from benchmarks.report.text import anything, number, p_value, percent, phrase, seconds, signed_percent
 from benchmarks.report.verdict import inside_noise, verdict
@@ -37,6 +42,8 @@ def to_markdown(report: Report) -> str:
         _records("Teacher against each baseline", "Baseline", gate.get("baselines")),
         _records("Teacher gate by stratum", "Stratum", gate.get("strata")),
         _records("Teacher", "Member", (report.get("teacher") or {}).get("weights"), "Weight"),
+        _speed(report),
+        _changes(report),
         _examples(report),
         _records("Export gate", "Variant", export_figures(report)),
         _data(report),
@@ -45,6 +52,13 @@ def to_markdown(report: Report) -> str:
         _command(report),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def latency_markdown(full: Mapping[str, Any]) -> str:
+    """The full latency benchmark alone: the machine, all tables, and what was left out."""
+    left = [f"- {escape(name)}: {escape(reason)}" for name, reason in (full.get("skipped") or {}).items()]
+    skipped = ["## Not measured\n\n" + "\n".join(left)] if left else []
+    return "\n\n".join(["# Latency", escape(machine_words(full)), *_sheets(full, "##"), *skipped]) + "\n"
 
 
 def escape(text: Any) -> str:
@@ -94,6 +108,30 @@ def _distillation(report: Report) -> str:
         )
     header = ["Metric", "Retention", "Gain", "Significance", "Gap closed"]
     return f"## What distillation gave\n\n{table(header, rows)}" if rows else ""
+
+
+def _speed(report: Report) -> str:
+    rows = [[escape(plain_text(cell)) for cell in row] for row in speed_rows(report)]
+    parts = [f"## Speed\n\n{table(HEADER, rows)}\n\n{escape(f'{NOTE} {trust(report)}')}"] if rows else []
+    return "\n\n".join([*parts, *_sheets(report.get("latency") or {}, "###")])
+
+
+def _sheets(full: Mapping[str, Any], level: str) -> list[str]:
+    found = []
+    for sheet in sheets(full):
+        body = [[escape(cell) for cell in row] for row in sheet.rows]
+        found.append(f"{level} {escape(sheet.caption)}\n\n{table([escape(title) for title in sheet.header], body)}")
+    return found
+
+
+def _changes(report: Report) -> str:
+    changes = report.get("item_changes") or {}
+    parts = []
+    for side, title in (("lost", "Lost most"), ("gained", "Gained most")):
+        if changes.get(side):
+            rows = [[escape(cell) for cell in row] for row in change_rows(changes[side])]
+            parts.append(f"**{title}**\n\n{table(CHANGES, rows)}")
+    return "\n\n".join(["## What the student lost and gained", change_words(changes), *parts]) if parts else ""
 
 
 def _examples(report: Report) -> str:

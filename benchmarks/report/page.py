@@ -7,8 +7,10 @@ import hashlib
 
 from benchmarks.report import details, sections
 from benchmarks.report.assets import SCRIPT, STYLE
+from benchmarks.report.changes import change_section
 from benchmarks.report.html import Html, tag
 from benchmarks.report.shape import Report, arranged, is_number
+from benchmarks.report.speed import speed_section
 from benchmarks.report.text import count
 from benchmarks.report.verdict import verdict
 
@@ -19,7 +21,9 @@ SECTIONS = (
     ("distillation", "Distillation", sections.distillation_section),
     ("gate", "Teacher gate", sections.gate_section),
     ("plots", "Trade-offs", sections.plot_section),
+    ("speed", "Speed", speed_section),
     ("segments", "Segments", sections.segment_section),
+    ("changes", "Items", change_section),
     ("examples", "Examples", details.example_section),
     ("export", "Export", details.export_section),
     ("curves", "Training", sections.curve_section),

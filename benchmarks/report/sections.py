@@ -24,6 +24,7 @@ from benchmarks.report.shape import (
     STUDENT,
     TAIL,
     TEACHER,
+    TEACHER_ROWS,
     Model,
     Report,
     as_interval,
@@ -39,6 +40,7 @@ from benchmarks.report.shape import (
     served_model,
     shrinkage,
     speed_up,
+    teacher_scenario,
 )
 from benchmarks.report.tables import Column, best_rows, columns
 from benchmarks.report.text import MISSING, duration, number, p_value, percent, signed_percent, size, times
@@ -63,7 +65,11 @@ def key_figures(report: Report) -> Html:
     own, goal = metric(find_model(report, STUDENT), OVERALL), metric(teacher, OVERALL)
     factor, smaller = speed_up(report), shrinkage(report)
     kept = f"{metric_title(OVERALL)} {number(own)} of the teacher's {number(goal)}"
-    timing = f"{duration(latency(served))} against {duration(latency(teacher))} (p50, batch 1)"
+    way = teacher_scenario(report)
+    timing = (
+        f"{duration(latency(served))} against the teacher's {duration(latency(teacher, scenario=way))}, "
+        f"{TEACHER_ROWS[way]} (p50, batch 1)"
+    )
     sizes = f"{times(smaller)} smaller than the teacher's {size(teacher.get('bytes'))}" if smaller else ""
     cards = [
         _card("Retention", percent(overall.get("retention")), kept),

@@ -15,6 +15,12 @@ Model = Mapping[str, Any]
 TEACHER = "teacher"
 STUDENT = "student"
 CONTROL = "student_without_distillation"
+LIVE = "live_history"  # the teacher's language model reads the texts of the history within the call
+TEACHER_ROWS = {
+    "batch_1": "item vectors cached",
+    LIVE: "texts of the history encoded live",
+    "live_catalogue": "texts of the whole catalogue encoded live",
+}
 OVERALL = "ndcg@10"
 TAIL = "tail_ndcg@10"
 
@@ -123,6 +129,12 @@ def latency(model: Model | None, percentile: str = "p50", scenario: str = "batch
     return float(value) if is_number(value) else None
 
 
+def price(model: Model | None, scenario: str = "batch_1") -> float | None:
+    """Estimated price of a million answers, or None."""
+    value = (((model or {}).get("cost") or {}).get(scenario) or {}).get("cost_per_million")
+    return float(value) if is_number(value) else None
+
+
 def served_model(report: Report) -> Model | None:
     """The model that would go into production, for the speed and size figures.
 
@@ -136,9 +148,23 @@ def served_model(report: Report) -> Model | None:
     return exports[0] if exports else find_model(report, STUDENT)
 
 
-def speed_up(report: Report) -> float | None:
-    """How many times faster the served model is than the teacher at batch 1 (ratio of the p50), or None."""
-    teacher, served = latency(find_model(report, TEACHER)), latency(served_model(report))
+def teacher_scenario(report: Report) -> str:
+    """Which of the teacher's rows speed is compared with: its language model reads the texts of the history.
+
+    A teacher without such a row, for want of a text encoder, is compared as it is.
+    """
+    return LIVE if latency(find_model(report, TEACHER), scenario=LIVE) is not None else "batch_1"
+
+
+def speed_up(report: Report, scenario: str = "") -> float | None:
+    """How many times faster the served model is than the teacher at batch 1 (ratio of the p50), or None.
+
+    Args:
+        report: The report.
+        scenario: The teacher's row; that of `teacher_scenario` by default.
+    """
+    scenario = scenario or teacher_scenario(report)
+    teacher, served = latency(find_model(report, TEACHER), scenario=scenario), latency(served_model(report))
     return teacher / served if teacher and served else None
 
 

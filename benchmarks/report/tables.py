@@ -115,9 +115,7 @@ def terminal_table(report: Report) -> Table:
 def to_csv(report: Report) -> str:
     """One line a model, numbers in full; metrics have `_low` and `_high` columns for their intervals."""
     names = metric_names(report)
-    timed = list(
-        dict.fromkeys((s, p) for m in report["models"] for s, row in (m.get("latency_ms") or {}).items() for p in row)
-    )
+    timed = sorted({(s, p) for m in report["models"] for s, row in (m.get("latency_ms") or {}).items() for p in row})
     ends = [f"{n}{end}" for n in names for end in ("", "_low", "_high")]
     header = ["name", "role", "seed", *ends, "parameters", "bytes", *(f"latency_ms.{s}.{p}" for s, p in timed)]
     buffer = io.StringIO()

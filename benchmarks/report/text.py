@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,6 +50,14 @@ def size(value: Any) -> str:
 def duration(milliseconds: Any) -> str:
     """A latency in the unit that suits it: `18.4 µs`, `43.0 ms`, `2.10 s`."""
     return _scaled(1000 * milliseconds, 1000, (" µs", " ms", " s")) if is_number(milliseconds) else MISSING
+
+
+def money(value: Any) -> str:
+    """A price in whatever currency it was given: `3.20`, `0.00042`."""
+    if not is_number(value):
+        return MISSING
+    digits = 2 if value >= 0.1 or value <= 0 else 1 - math.floor(math.log10(value))
+    return f"{value:,.{digits}f}"
 
 
 def seconds(value: Any) -> str:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.report.shape import (
+    LIVE,
     OVERALL,
     STUDENT,
     TAIL,
     TEACHER,
+    TEACHER_ROWS,
     Report,
     as_interval,
     find_model,
@@ -21,6 +23,7 @@ from benchmarks.report.shape import (
     served_model,
     shrinkage,
     speed_up,
+    teacher_scenario,
 )
 from benchmarks.report.text import duration, number, p_value, percent, signed_percent, size, times
 
@@ -83,19 +86,40 @@ def tail_sentence(report: Report) -> str:
 
 
 def cost_sentence(report: Report) -> str:
-    """Speed and size of the file that would be served, against the teacher."""
-    served, factor, smaller = served_model(report), speed_up(report), shrinkage(report)
+    """Speed and size of the file that would be served, against the teacher; it says which of the teacher's ways."""
+    served, smaller = served_model(report), shrinkage(report)
     if served is None:
         return ""
     parts = []
     if latency(served) is not None:
-        against = f", {faster(factor)} than the teacher" if factor else ""
-        parts.append(f"answers in {duration(latency(served))} (p50, batch 1){against}")
+        parts.append(f"answers in {duration(latency(served))} (p50, batch 1){against_teacher(report)}")
     if is_number(served.get("bytes")):
         against = f", {times(smaller)} smaller" if smaller and smaller > 1 else ""
         parts.append(f"takes {size(served['bytes'])}{against}")
     who = "It" if served["name"] == STUDENT else f"Exported as {served['name']}, it"
-    return f"{who} {', and '.join(parts)}." if parts else ""
+    return f"{who} {', and '.join(parts)}.{doubt(report)}" if parts else ""
+
+
+def doubt(report: Report) -> str:
+    """A sentence where the machine wasn't quiet while times were taken."""
+    machine = report.get("machine") or {}
+    if machine.get("reliable", True):
+        return ""
+    load = percent(machine.get("background_load"), 0)
+    return f" Others kept {load} of the machine busy meanwhile, so the times are unreliable."
+
+
+def against_teacher(report: Report) -> str:
+    """How much faster, in words; with a live encoder both of the teacher's rows are named."""
+    factor, cached = speed_up(report), speed_up(report, "batch_1")
+    if not factor:
+        return ""
+    teacher = find_model(report, TEACHER)
+    if teacher_scenario(report) != LIVE:
+        return f", {faster(factor)} than the teacher"
+    live = duration(latency(teacher, scenario=LIVE))
+    text = f", {faster(factor)} than the teacher with the {TEACHER_ROWS[LIVE]} ({live})"
+    return text + (f" and {faster(cached)} than with its {TEACHER_ROWS['batch_1']}" if cached else "")
 
 
 def gain_words(kept: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from distill.config.data import Data
 from distill.config.export import Export
 from distill.config.run import Run, Spec
 from distill.config.scores import Scores
-from distill.config.student import Fit, Loss
+from distill.config.student import Control, Fit, Loss
 from distill.config.teacher import Teacher
 
 
@@ -28,6 +29,7 @@ class Config:
     control_losses: list[Loss] = field(default_factory=lambda: [Loss("cross_entropy")])
     fit: Fit = field(default_factory=Fit)
     control_fit: Fit = field(default_factory=Fit)
+    control: Control = ""
     export: Export = field(default_factory=Export)
     benchmark: Benchmark = field(default_factory=Benchmark)
     source: str = ""
@@ -37,3 +39,7 @@ class Config:
     def folder(self) -> Path:
         """The run's folder, which holds one folder a stage."""
         return Path(self.run.folder) / self.run.name
+
+    def command(self, stage: str) -> str:
+        """The command line that runs a stage with these settings."""
+        return shlex.join(["distill", stage, self.source or "CONFIG", *self.overrides])

@@ -12,8 +12,10 @@ from typing import Any
 import yaml
 
 from distill.config.experiment import Config
+from distill.config.grid import Grid
 from distill.config.run import Spec
-from distill.config.student import Loss
+from distill.config.schedule import Schedule, is_schedule, read_schedule
+from distill.config.student import Control, Loss
 from distill.errors import UserError
 from distill.plugins import check_arguments, describe, matches, nearest
 
@@ -25,6 +27,18 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         UserError: The file is missing or isn't YAML; a key is unknown; a value has the wrong type.
     """
     path = Path(path)
+    tree = read_tree(path)
+    for override in overrides:
+        apply_override(tree, override)
+    return dataclasses.replace(from_tree(tree, source=str(path)), overrides=tuple(overrides))
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The sections of a YAML file.
+
+    Raises:
+        UserError: No such file; not YAML; no sections in it.
+    """
     if not path.is_file():
         raise UserError(f"There is no config file '{path}'. The bundled ones are in configs/.")
     try:
@@ -33,9 +47,26 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise UserError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected sections such as 'data:' and 'teacher:', found {type(tree).__name__}.")
-    for override in overrides:
-        apply_override(tree, override)
-    return dataclasses.replace(from_tree(tree, source=str(path)), overrides=tuple(overrides))
+    return tree
+
+
+def load_grid(path: str | Path) -> Grid:
+    """Reads the grid of an ablation.
+
+    Raises:
+        UserError: As `load` does; or a control that isn't one.
+    """
+    grid: Grid = build_section(Grid, read_tree(Path(path)), "")
+    for name in grid.controls:
+        if name not in CONTROLS:
+            raise UserError(f"{path}: unknown control '{name}'{nearest(name, CONTROLS)}.")
+    for label, objective in grid.objectives.items():
+        for loss in objective.losses:
+            try:
+                check_loss_settings(loss)
+            except UserError as error:
+                raise UserError(f"{path}: objectives.{label}: {error}") from error
+    return grid
 
 
 def parse(text: str) -> Any:
@@ -79,7 +110,7 @@ def from_tree(tree: dict[str, Any], source: str = "") -> Config:
     for key in ("source", "overrides"):
         if key in tree:
             raise UserError(f"Unknown key '{key}'.")
-    config = dataclasses.replace(_build(Config, tree, ""), source=source)
+    config = dataclasses.replace(build_section(Config, tree, ""), source=source)
     if "control_fit" not in tree:
         config = dataclasses.replace(config, control_fit=config.fit)
     _check(config)
@@ -89,8 +120,10 @@ def from_tree(tree: dict[str, Any], source: str = "") -> Config:
 def to_tree(value: Any) -> Any:
     """The plain nested dicts and lists of a config or a part of it: what goes into a manifest."""
     if isinstance(value, Spec | Loss):
-        rest = {"weight": value.weight} if isinstance(value, Loss) else {}
-        return {"name": value.name, **rest, **to_tree(value.arguments)}
+        own = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.name != "arguments"}
+        usual = {f.name: f.default for f in dataclasses.fields(value)}
+        told = {key: to_tree(v) for key, v in own.items() if key in ("name", "weight") or v != usual[key]}
+        return {**told, **to_tree(value.arguments)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_tree(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, dict):
@@ -100,17 +133,14 @@ def to_tree(value: Any) -> Any:
     return value
 
 
-def _build(kind: type, tree: Any, where: str) -> Any:
+def build_section(kind: type, tree: Any, where: str) -> Any:
+    """A checked dataclass from a YAML section; `where` is its place in messages."""
     if not isinstance(tree, dict):
         raise UserError(f"'{where or 'config'}' is {tree!r}, expected a section with keys.")
     if kind in (Spec, Loss):
         if not isinstance(tree.get("name"), str):
             raise UserError(f"'{where}' needs a 'name'.")
-        own = {"name", "weight"} if kind is Loss else {"name"}
-        taken = {k: tree[k] for k in own if k in tree}
-        if "weight" in taken and not matches(taken["weight"], float):
-            raise UserError(f"'{where}.weight' is {taken['weight']!r}, expected a number.")
-        return kind(**taken, arguments={k: v for k, v in tree.items() if k not in own})
+        return _plug_in(kind, tree, where)
     hints = typing.get_type_hints(kind)
     known = {f.name for f in dataclasses.fields(kind)}
     values = {}
@@ -122,18 +152,36 @@ def _build(kind: type, tree: Any, where: str) -> Any:
     return kind(**values)
 
 
+def _plug_in(kind: type, tree: dict[str, Any], where: str) -> Spec | Loss:
+    """A plug-in's section: the program's own keys checked here, the rest left for the plug-in."""
+    hints = typing.get_type_hints(kind)
+    own: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
+    for key, value in tree.items():
+        place = f"{where}.{key}"
+        if key == "weight" and kind is Loss:
+            own[key] = read_schedule(value, place)
+        elif key in hints and key != "arguments":
+            if not matches(value, hints[key]):
+                raise UserError(f"'{place}' is {value!r}, expected {describe(hints[key])}.")
+            own[key] = value
+        else:
+            arguments[key] = read_schedule(value, place) if kind is Loss and is_schedule(value) else value
+    return kind(**own, arguments=arguments)
+
+
 def _value(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, where)
+        return build_section(typing.cast(type, hint), value, where)
     arguments = typing.get_args(hint)
     if typing.get_origin(hint) is list and arguments[0] is Loss:
         if not isinstance(value, list):
             raise UserError(f"'{where}' is {value!r}, expected a list of losses, each with a name.")
-        return [_build(Loss, v, f"{where}.{i}") for i, v in enumerate(value)]
-    if typing.get_origin(hint) is dict and arguments[1] is Spec:
+        return [build_section(Loss, v, f"{where}.{i}") for i, v in enumerate(value)]
+    if typing.get_origin(hint) is dict and dataclasses.is_dataclass(arguments[1]):
         if not isinstance(value, dict):
             raise UserError(f"'{where}' is {value!r}, expected sections, each with a name.")
-        return {k: _build(Spec, v, f"{where}.{k}") for k, v in value.items()}
+        return {k: build_section(typing.cast(type, arguments[1]), v, f"{where}.{k}") for k, v in value.items()}
     if not matches(value, hint):
         raise UserError(f"'{where}' is {value!r}, expected {describe(hint)}.")
     return value
@@ -149,7 +197,7 @@ def _check(config: Config) -> None:
             raise UserError(f"teacher.members.{name}: {error}") from error
     check_arguments("student", config.student.name, config.student.arguments, PROVIDED["student"])
     for loss in (*config.losses, *config.control_losses):
-        check_arguments("loss", loss.name, loss.arguments, PROVIDED["loss"])
+        check_loss_settings(loss)
     if 1.0 not in config.scores.temperatures:
         raise UserError(
             f"'scores.temperatures' is {config.scores.temperatures}, expected 1.0 among them: losses read the mass of "
@@ -162,6 +210,21 @@ def _check(config: Config) -> None:
         )
 
 
+def check_loss_settings(loss: Loss) -> None:
+    """Checks a loss's own settings against its signature; a schedule stands for a number.
+
+    Raises:
+        UserError: An unknown or mistyped setting; a popularity adjustment outside strata.
+    """
+    first = {k: v.start if isinstance(v, Schedule) else v for k, v in loss.arguments.items()}
+    check_arguments("loss", loss.name, first, PROVIDED["loss"])
+    if loss.popularity_adjustment and not loss.strata:
+        raise UserError(
+            f"loss '{loss.name}': popularity_adjustment tilts the teacher's whole list, which costs accuracy; it is "
+            "for losses inside popularity strata. Add 'strata: true', or take it away."
+        )
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader with `1e-3` as a number."""
 
@@ -170,6 +233,7 @@ _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
+CONTROLS = [word for word in typing.get_args(Control) if word]
 MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 # Constructor parameters that the pipeline supplies; a config can't set them.

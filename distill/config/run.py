@@ -20,4 +20,4 @@ class Run:
 
     name: str = "run"
     folder: str = "runs"
-    tracker: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    tracker: Literal["tensorboard", "wandb", "mlflow", "none"] = "tensorboard"

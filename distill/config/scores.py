@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -13,17 +14,22 @@ class Scores:
         k: Items stored a row (the teacher's top k outside the history).
         temperatures: Temperatures at which log-sum-exp over the catalogue is stored.
         tail_samples: Items outside the top k stored a row, with their proposal log-probability.
+        hidden: The member whose vectors of the contexts are stored too, for losses on representations; "" for none.
         shard_rows: Rows in a shard file.
         drops, crops: Synthetic copies of each user's train sequence.
         singles: Every item as a history of its own.
         rollouts: Histories extended by an item drawn from the teacher's top k with probability p ** rollout_power.
         appends: Histories extended by a uniformly drawn item.
+        mixes: The latest halves of two users' histories, interleaved.
         max_prefixes: At most so many (the latest) prefixes of a synthetic sequence become contexts.
+        budget: Contexts that the teacher is asked about: a share below 1, or a number; 0 or 1 for all.
+        select: Which ones, where the budget doesn't reach for all (`distill.data.select`).
     """
 
     k: int = 100
     temperatures: list[float] = field(default_factory=lambda: [1.0])
     tail_samples: int = 0
+    hidden: str = ""
     shard_rows: int = 16384
     drops: int = 1
     crops: int = 0
@@ -31,4 +37,7 @@ class Scores:
     rollouts: int = 6
     rollout_power: float = 0.7
     appends: int = 3
+    mixes: int = 0
     max_prefixes: int = 5
+    budget: float = 0.0
+    select: Literal["uniform", "uncertainty", "tail_first", "diversity"] = "uniform"

@@ -1,18 +1,50 @@
-"""Settings of student training: losses and fit."""
+"""Settings of student training: losses, fit, and the controls by one word."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from distill.config.schedule import Schedule
+
+Control = Literal[
+    "",
+    "no_kd",
+    "text_init_only",
+    "label_smoothing",
+    "self_distillation",
+    "popularity_teacher",
+    "shuffled_teacher",
+    "ease_teacher",
+]
+
 
 @dataclass(frozen=True)
 class Loss:
-    """One term of the total loss: a loss by name, its weight, and its own settings."""
+    """One term of the total loss: a loss by name, how it takes part, and its own settings.
+
+    Attributes:
+        name: Short name or dotted path.
+        weight: A number, or a schedule `{start, stop, begin, end, shape}`; so may be any numeric setting.
+        arguments: The loss's own settings.
+        balance: Scale the weight by mean(first term) / mean(this term), both as running means.
+        strata: Compute it inside each popularity stratum, strata weighted equally.
+        gate: Weigh each of the teacher's items by its reliability; true, or the gate's settings.
+        popularity_adjustment: eta; the teacher's scores lose eta * log(events + 1). Only with `strata`.
+        head: "serving", or "auxiliary" for a side head over the student's vector that is thrown away after training.
+        teacher: Whose scores: "" for the run's teacher; "ease", "popularity", "shuffled" or "undistilled"; or the
+            folder of another run on the same data.
+    """
 
     name: str
-    weight: float = 1.0
+    weight: float | Schedule = 1.0
     arguments: dict[str, Any] = field(default_factory=dict)
+    balance: bool = False
+    strata: bool = False
+    gate: bool | dict[str, Any] = False
+    popularity_adjustment: float = 0.0
+    head: Literal["serving", "auxiliary"] = "serving"
+    teacher: str = ""
 
 
 @dataclass(frozen=True)
@@ -20,6 +52,8 @@ class Fit:
     """Training of the student, distilled or not.
 
     An epoch is a random sample of at most `rows_per_epoch` contexts (0: all), which bounds the time on large data.
+    `teacher: live` asks the teacher anew for each batch in place of the store, which gives losses its whole rows.
+    `kinds` keeps only those contexts of the transfer set ("real", "drop", "rollout", ...; empty: all).
     """
 
     epochs: int = 5
@@ -34,3 +68,5 @@ class Fit:
     checkpoint_steps: int = 500
     evaluations_per_epoch: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
+    teacher: Literal["store", "live"] = "store"
+    kinds: list[str] = field(default_factory=list)

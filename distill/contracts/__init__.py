@@ -9,6 +9,7 @@ model none takes more than a second or two.
 
 from distill.contracts.loss import check_loss
 from distill.contracts.member import check_member, check_reload
+from distill.contracts.representation import check_loss_module
 from distill.contracts.student import check_student
 
-__all__ = ["check_loss", "check_member", "check_reload", "check_student"]
+__all__ = ["check_loss", "check_loss_module", "check_member", "check_reload", "check_student"]

@@ -1,4 +1,4 @@
-"""Synthetic contexts for the transfer set: drops, crops, single items, roll-outs and random appends.
+"""Synthetic contexts for the transfer set: drops, crops, single items, mixes, roll-outs and random appends.
 
 Real prefixes are few on sparse data and mostly memorised by the teacher; what the student has to copy is the teacher's
 behaviour around them. Everything here depends on the seed alone.
@@ -14,16 +14,19 @@ from distill.data.dataset import TRAIN, Dataset, Lists
 DROP_SHARE = 0.25
 
 
-def static_contexts(dataset: Dataset, seed: int, drops: int, crops: int, singles: bool, max_prefixes: int) -> Contexts:
+def static_contexts(
+    dataset: Dataset, seed: int, drops: int, crops: int, singles: bool, max_prefixes: int, mixes: int = 0
+) -> Contexts:
     """Contexts that need no teacher: real prefixes first (their row ids never depend on the rest), then synthetic ones.
 
     Args:
         dataset: Only its train part is used.
-        seed: Decides what is dropped and where is cropped.
+        seed: Decides what is dropped, where is cropped, and who is mixed.
         drops: Copies of each train sequence with a quarter of its items left out.
         crops: Copies cut to a random contiguous piece of at least half its length.
         singles: Every catalogue item as a history of its own.
         max_prefixes: At most so many (the latest) prefixes of each synthetic sequence.
+        mixes: Interleavings of each user's history with another user's.
     """
     lists = dataset.lists(TRAIN, TRAIN)
     parts = [train_contexts(dataset)]
@@ -38,7 +41,41 @@ def static_contexts(dataset: Dataset, seed: int, drops: int, crops: int, singles
     if singles:
         every = Lists(np.arange(dataset.n_items + 1, dtype=np.int64), np.arange(dataset.n_items, dtype=np.int32))
         parts.append(from_lists(every, dataset.n_items, Kind.SINGLE, np.full(dataset.n_items, -1)))
+    for copy in range(mixes):
+        parts.append(mixed(lists, dataset.n_items, np.random.default_rng([seed, Kind.MIX, copy])))
     return concatenate(parts)
+
+
+def mixed(lists: Lists, n_items: int, rng: np.random.Generator) -> Contexts:
+    """Each row's latest half interleaved at random with the latest half of another row, both in their own order.
+
+    Such a history holds two tastes, about as long as a real one. An item that both rows hold is kept once, at its first
+    place. The contexts belong to no user. Rows without items are left out, and nothing is mixed for a single row.
+    """
+    halves = keep_entries(lists, lists.indptr[1:][lists.row_numbers()] - np.arange(len(lists.items)) <= _half(lists))
+    rows = np.flatnonzero(halves.lengths)
+    if len(rows) < 2:
+        return from_lists(Lists(np.zeros(1, np.int64), np.zeros(0, np.int32)), n_items, Kind.MIX, np.empty(0))
+    # The next one in a random circle of all rows is never the row itself.
+    circle = rng.permutation(rows)
+    parts = [halves.take(circle), halves.take(np.roll(circle, -1))]
+    items = np.concatenate([part.items for part in parts])
+    pair = np.concatenate([part.row_numbers() for part in parts])
+    source = np.repeat([0, 1], [len(part.items) for part in parts])
+    keys = rng.random(len(items))
+    keys = keys[np.lexsort((keys, pair, source))]  # ascending within each half: its own order is kept
+    order = np.lexsort((keys, pair))
+    items, pair = items[order], pair[order]
+    _, first = np.unique(pair * np.int64(n_items) + items, return_index=True)
+    first.sort()
+    lengths = np.bincount(pair[first], minlength=len(rows))
+    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return from_lists(Lists(indptr, items[first]), n_items, Kind.MIX, np.full(len(rows), -1))
+
+
+def _half(lists: Lists) -> np.ndarray:
+    """Half the length of each entry's row, rounded up."""
+    return ((lists.lengths + 1) // 2)[lists.row_numbers()]
 
 
 def last_real_rows(contexts: Contexts) -> np.ndarray:
@@ -117,13 +154,17 @@ def crop(lists: Lists, rng: np.random.Generator) -> Lists:
 def latest(contexts: Contexts, lists: Lists, count: int) -> Contexts:
     """Of all prefixes of `lists`, the `count` longest of each row."""
     left = lists.indptr[1:][lists.row_numbers()] - np.arange(1, len(lists.items) + 1)
-    keep = left < count
+    return subset(contexts, left < count)
+
+
+def subset(contexts: Contexts, rows: np.ndarray) -> Contexts:
+    """Some of the contexts, in the order of `rows`: row ids (R,) or a mask over all."""
     return Contexts(
         contexts.n_items,
         contexts.items,
-        contexts.start[keep],
-        contexts.stop[keep],
-        contexts.user[keep],
-        contexts.target[keep],
-        contexts.kind[keep],
+        contexts.start[rows],
+        contexts.stop[rows],
+        contexts.user[rows],
+        contexts.target[rows],
+        contexts.kind[rows],
     )

@@ -12,7 +12,18 @@ from distill.plugins import nearest
 
 # Common names without case, underscores and RecBole's ":type"; earlier ones win.
 NAMES = {
-    "user_id": ("userid", "user", "uid", "reviewerid", "customerid", "visitorid"),
+    "user_id": (
+        "userid",
+        "user",
+        "uid",
+        "reviewerid",
+        "customerid",
+        "visitorid",
+        "householdid",
+        "username",
+        "sessionid",
+        "session",
+    ),
     "item_id": (
         "itemid",
         "movieid",
@@ -25,10 +36,24 @@ NAMES = {
         "bookid",
         "newsid",
         "trackid",
+        "businessid",
+        "isbn",
+        "sku",
     ),
-    "rating": ("rating", "score", "weight", "stars", "overall"),
-    "order": ("timestamp", "time", "date", "datetime", "position", "unixreviewtime"),
-    "title": ("title", "name", "movietitle"),
+    "rating": ("rating", "score", "weight", "stars", "overall", "bookrating"),
+    "order": (
+        "timestamp",
+        "time",
+        "date",
+        "datetime",
+        "position",
+        "unixreviewtime",
+        "transactiontimestamp",
+        "eventtime",
+        "dateadded",
+    ),
+    "title": ("title", "name", "movietitle", "booktitle", "appname"),
+    "sequence": ("sequence", "items", "itemids", "itemsequence", "itemlist", "history"),
 }
 REQUIRED = ("user_id", "item_id")
 
@@ -94,6 +119,38 @@ def interaction_columns(available: Sequence[str], columns: Columns, path: Path) 
                 f"{path}: column '{bare(name)}' can't be both {role} and {twins[0]}. Set data.columns.{role}=…."
             )
     return chosen
+
+
+def sequence_column(available: Sequence[str], columns: Columns, path: Path) -> str:
+    """The column that holds a list of items a row: as named, else by a common name where there is no item column.
+
+    Returns:
+        "" where each row is one interaction.
+
+    Raises:
+        UserError: The column that the user named isn't there.
+    """
+    if columns.sequence:
+        return find(columns.sequence, available, path, "sequence")
+    has_items = columns.item_id or guess("item_id", available)
+    return "" if has_items else guess("sequence", available) or ""
+
+
+def user_id_column(available: Sequence[str], columns: Columns, path: Path, interactions_name: str) -> str:
+    """The id column of a users file: named as in the interactions, else by a common name, else "id".
+
+    Raises:
+        UserError: None of these is there.
+    """
+    wanted = {bare(columns.user_id), bare(interactions_name)} - {""}
+    same = next((name for name in available if bare(name) in wanted), None)
+    found = same or guess("user_id", available) or next((name for name in available if canonical(name) == "id"), None)
+    if found is None:
+        raise UserError(
+            f"{path}: no user id column among: {', '.join(bare(name) for name in available)}. "
+            f"Call it as in the interactions file ('{bare(interactions_name)}') or 'user_id'."
+        )
+    return found
 
 
 def item_id_column(available: Sequence[str], columns: Columns, path: Path, interactions_name: str) -> str:

@@ -1,7 +1,8 @@
 """Contexts: the rows that a teacher is asked about and a student learns from.
 
 A context is a history prefix with a stable row id. Real contexts are prefixes of a user's train sequence;
-synthetic ones (drops, crops, single items, teacher roll-outs, random appends) are rows like any other, marked by kind.
+synthetic ones (drops, crops, single items, roll-outs, appends, mixes) and histories from outside (given) are rows like
+any other, marked by kind.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from distill.data.dataset import TRAIN, VALID, Dataset, Lists
+from distill.data.dataset import TRAIN, Dataset, Lists
 
 
 class Kind(IntEnum):
@@ -26,6 +27,8 @@ class Kind(IntEnum):
     SINGLE = 3
     ROLLOUT = 4
     APPEND = 5
+    MIX = 6
+    GIVEN = 7
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,5 @@ def train_contexts(dataset: Dataset) -> Contexts:
 
 
 def history_contexts(dataset: Dataset, users: np.ndarray, part: int) -> Contexts:
-    """One context a user: everything before `part` (train for validation, train and validation for test)."""
-    before = dataset.lists(TRAIN, part - 1 if part > VALID else TRAIN).take(users)
-    return from_lists(before, dataset.n_items, Kind.REAL, users)
+    """One context a user: all that is known before `part` (train for validation, train and validation for test)."""
+    return from_lists(dataset.history(part).take(users), dataset.n_items, Kind.REAL, users)

@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-import polars as pl
-
 from distill.data import tables
+from distill.data.encoding import COMPRESSED_ENDINGS
+from distill.data.lists import read_item_tags, read_sequences, read_user_lists
+from distill.data.publishers import read_backslashed, read_mind, read_mind_news, read_u_item
 from distill.data.tables import Table
-from distill.errors import UserError
 
 TABLE_ENDINGS = ("csv", "tsv", "txt", "parquet", "jsonl", "ndjson", "json")
 JSON_ENDINGS = TABLE_ENDINGS[-3:]
 RATING_COLUMNS = ("user_id", "item_id", "rating", "timestamp")
-# fmt: off
-GENRES = (  # in the order of ml-100k's u.item
-    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
-    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
-)
-# fmt: on
+Read = Callable[[Path], Table]
+
+
+def read_events(path: Path) -> Table:
+    """Interactions of any kind of table; JSON's lists of numbers are kept, since they may be lists of items."""
+    return tables.scan(path, number_lists=True)
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,19 @@ class Form:
     """One way in which data sets lie on disk.
 
     Attributes:
-        name: What it is called in messages.
-        interactions, items: Patterns of the file names, each also with ".gz".
-        read_interactions, read_items: Open such a file as a table with named columns.
+        name: What it is called in messages and as data.form.
+        interactions, items, users: Patterns of the file names in lower case, each also with ".gz" or ".zst".
+        read_interactions, read_items, read_users: Open such a file as a table with named columns.
         beside: Files next to the items file that belong to it.
     """
 
     name: str
     interactions: tuple[str, ...]
-    items: tuple[str, ...]
-    read_interactions: Callable[[Path], Table] = tables.scan
-    read_items: Callable[[Path], Table] = tables.scan
+    items: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()
+    read_interactions: Read = read_events
+    read_items: Read = tables.scan
+    read_users: Read = tables.scan
     beside: tuple[str, ...] = ()
 
 
@@ -47,109 +49,93 @@ def _literal(path: Path, names: Sequence[str] = ()) -> Table:
     return tables.scan(path, names, quotes=False)
 
 
-def _headerless(*names: str) -> Callable[[Path], Table]:
+def _headerless(*names: str) -> Read:
     return lambda path: _literal(path, names)
 
 
-def read_u_item(path: Path) -> Table:
-    """ml-100k's u.item: 19 columns of 0 and 1 become one `genres`."""
-    table = _literal(path, ("item_id", "title", "release_date", "video_release_date", "imdb_url", *GENRES))
-    missing = [genre for genre in GENRES if genre not in table.names]
-    if missing:
-        raise UserError(
-            f"{path}: expected 24 fields a line separated by '|', as in ml-100k; {len(missing)} are missing."
-        )
-    flags = [pl.when(pl.col(genre).str.strip_chars() == "1").then(pl.lit(genre)) for genre in GENRES]
-    genres = pl.concat_str(flags, separator="|", ignore_nulls=True)
-    return Table(path, table.frame.select("item_id", "title", genres=genres), table.separator)
+def _named(*stems: str) -> tuple[str, ...]:
+    return tuple(f"{stem}.{ending}" for stem in stems for ending in TABLE_ENDINGS)
 
 
-def neighbour(path: Path, name: str) -> Path:
-    """The file `name`, or its gzipped form where only that is there, in the folder of `path`."""
-    zipped = path.with_name(name + ".gz")
-    return zipped if zipped.is_file() and not path.with_name(name).is_file() else path.with_name(name)
-
-
-def read_user_lists(path: Path) -> Table:
-    """One line a user: a count, then so many item ids (CiteULike). The user id is the line number from 0."""
-    lists = _counted_lists(path)
-    pairs = lists.select("item_id", user_id="row").explode("item_id").filter(pl.col("item_id").is_not_null())
-    return Table(path, pairs.select(pl.col("user_id").cast(pl.String), "item_id").lazy())
-
-
-def read_item_tags(path: Path) -> Table:
-    """One line an item: a count, then so many tag numbers, which are line numbers of tags.dat beside it (CiteULike)."""
-    tags_path = neighbour(path, "tags.dat")
-    names = tables.lines(tags_path).str.strip_chars().str.replace_all(r"[_\-]+", " ")
-    lists = _counted_lists(path)
-    numbers = lists.explode("item_id").with_columns(tag=pl.col("item_id").cast(pl.Int64, strict=False))
-    wrong = numbers.filter(
-        pl.col("item_id").is_not_null() & ~pl.col("tag").is_between(0, len(names) - 1).fill_null(False)
-    )
-    if wrong.height:
-        row, tag = wrong.row(0)[:2]
-        raise UserError(
-            f"{path}: line {row + 1} has the tag {tag!r}, but {tags_path.name} has tags 0 to {len(names) - 1}."
-        )
-    words = pl.DataFrame({"tag": pl.int_range(len(names), eager=True), "word": names})
-    tagged = numbers.join(words, on="tag", how="left", maintain_order="left").group_by("row", maintain_order=True)
-    tags = tagged.agg(tags=pl.col("word").drop_nulls().str.join(", "))
-    items = lists.select("row").join(tags, on="row", how="left", maintain_order="left")  # items without tags too
-    return Table(path, items.select(item_id=pl.col("row").cast(pl.String), tags="tags").lazy())
-
-
-def _counted_lists(path: Path) -> pl.DataFrame:
-    """Lines of "count id id …" as row (from 0) and item_id (a list of strings)."""
-    fields = tables.lines(path).str.extract_all(r"\S+")
-    frame = pl.DataFrame({"row": pl.int_range(len(fields), eager=True), "fields": fields})
-    frame = frame.select("row", count=pl.col("fields").list.first(), item_id=pl.col("fields").list.slice(1))
-    expected = pl.col("count").cast(pl.Int64, strict=False)
-    wrong = frame.filter((expected != pl.col("item_id").list.len()).fill_null(True))
-    if wrong.height:
-        row, count, ids = wrong.row(0)
-        raise UserError(
-            f"{path}: line {row + 1} begins with {count!r} but has {len(ids or [])} ids after it. "
-            "Expected one line a user: the number of ids, then the ids, separated by blanks."
-        )
-    return frame.select("row", "item_id")
-
-
-def _named(stem: str) -> tuple[str, ...]:
-    return tuple(f"{stem}.{ending}" for ending in TABLE_ENDINGS)
-
-
-TABLES = Form("tables", _named("interactions"), _named("items"))
+TABLES = Form("tables", ("interactions", *_named("interactions")), ("items", *_named("items")), _named("users"))
+SEQUENCES = Form("sequences", _named("sequences", "sessions"), _named("items"), _named("users"))
 JSON_LINES = Form(
     "JSON lines", tuple(f"*.{end}" for end in JSON_ENDINGS), tuple(f"meta_*.{end}" for end in JSON_ENDINGS)
 )
+TABLE = Form("table", ())  # a file of any name, given as data.path
 FORMS = (
     Form(
-        "MovieLens 100K", ("u.data",), ("u.item",), _headerless(*RATING_COLUMNS), read_u_item
+        "MovieLens 100K",
+        ("u.data",),
+        ("u.item",),
+        ("u.user",),
+        _headerless(*RATING_COLUMNS),
+        read_u_item,
+        _headerless("user_id", "age", "gender", "occupation", "zip_code"),
     ),  # before RecBole, whose *.item is also u.item
-    Form("RecBole atomic files", ("*.inter",), ("*.item",), _literal, _literal),
+    Form("RecBole atomic files", ("*.inter",), ("*.item",), ("*.user",), _literal, _literal, _literal),
     TABLES,
-    Form("MovieLens CSV", ("ratings.csv",), ("movies.csv",)),
+    SEQUENCES,
+    Form("MovieLens CSV", ("ratings.csv",), ("movies.csv", "books.csv"), ("users.csv",)),
     Form(
         "MovieLens 1M",
         ("ratings.dat",),
         ("movies.dat",),
+        ("users.dat",),
         _headerless(*RATING_COLUMNS),
         _headerless("item_id", "title", "genres"),
+        _headerless("user_id", "gender", "age", "occupation", "zip_code"),
     ),
-    Form("HetRec Last.fm", ("user_artists.dat",), ("artists.dat",), _literal, _literal),
+    Form("HetRec Last.fm", ("user_artists.dat",), ("artists.dat",), (), _literal, _literal),
+    Form("HetRec MovieLens", ("user_ratedmovies-timestamps.dat",), ("movies.dat",), (), _literal, _literal),
     Form(
-        "one line a user (CiteULike)", ("users.dat",), ("item-tag.dat",), read_user_lists, read_item_tags, ("tags.dat",)
+        "one line a user (CiteULike)",
+        ("users.dat",),
+        ("item-tag.dat",),
+        read_interactions=read_user_lists,
+        read_items=read_item_tags,
+        beside=("tags.dat",),
+    ),
+    Form("MIND", ("behaviors.tsv",), ("news.tsv",), read_interactions=read_mind, read_items=read_mind_news),
+    Form(
+        "Book-Crossing",
+        ("bx-book-ratings.csv",),
+        ("bx-books.csv", "bx_books.csv"),
+        ("bx-users.csv",),
+        read_backslashed,
+        read_backslashed,
+        read_backslashed,
+    ),
+    Form("Complete Journey", ("transactions.parquet",), ("products.parquet",), ("demographics.parquet",)),
+    Form("Goodreads", ("goodreads_interactions*.json",), ("goodreads_books*.json",)),
+    Form("Steam", ("steam_reviews.json",), ("steam_games.json",)),
+    Form(
+        "Yelp",
+        ("yelp_academic_dataset_review.json",),
+        ("yelp_academic_dataset_business.json",),
+        ("yelp_academic_dataset_user.json",),
     ),
     JSON_LINES,
 )
-ANY = Form("table", (), ())  # a file of any name, given as data.path
+# What data.form may say besides: a file of any name as a table, or as lines of "user item item …" without a header.
+BY_NAME = {form.name: form for form in FORMS} | {
+    "table": TABLE,
+    "sequences": Form("sequences", SEQUENCES.interactions, SEQUENCES.items, SEQUENCES.users, read_sequences),
+}
 EXPECTED = (
-    "interactions.csv|tsv|parquet|jsonl with items.* beside it, RecBole's *.inter and *.item, MovieLens' ratings.csv, "
-    "ratings.dat or u.data, Last.fm's user_artists.dat, CiteULike's users.dat, or one *.jsonl (with meta_*.jsonl); "
-    "each may be gzipped"
+    "interactions.csv|tsv|parquet|jsonl with items.* and users.* beside it, sequences.*, a folder of Parquet parts, "
+    "RecBole's *.inter and *.item, MovieLens' ratings.csv, ratings.dat or u.data, Last.fm's user_artists.dat, "
+    "CiteULike's users.dat, MIND's behaviors.tsv, one *.jsonl (with meta_*.jsonl), or a folder that Hugging Face "
+    "datasets saved; text may be compressed (.gz, .zst)"
 )
 
 
+def plain_name(path: Path) -> str:
+    """A file's name in lower case, without the ending of a compressed file."""
+    name = path.name.lower()
+    return next((name.removesuffix(end) for end in COMPRESSED_ENDINGS if name.endswith(end)), name)
+
+
 def matching(files: Iterable[Path], patterns: Sequence[str]) -> list[Path]:
-    """Files whose name, without ".gz" and case, fits one of the patterns."""
-    return [p for p in files if any(fnmatch(p.name.lower().removesuffix(".gz"), pattern) for pattern in patterns)]
+    """Files whose name, without ".gz" or ".zst" and case, fits one of the patterns."""
+    return [p for p in files if any(fnmatch(plain_name(p), pattern) for pattern in patterns)]

@@ -7,26 +7,47 @@ from typing import Any
 import numpy as np
 
 from distill.config import Split
-from distill.data.dataset import TEST, TRAIN, VALID, Dataset
+from distill.data.dataset import HISTORY, TEST, TRAIN, VALID, Dataset
+from distill.data.lots import item_cold_start, random_events, user_holdout
+from distill.data.times import cut_at
 from distill.errors import UserError
 
+Dates = tuple[float | None, float | None]
+BY_LOT = ("random", "item_cold_start")  # their parts may go back in time within a user
 
-def split_events(indptr: np.ndarray, order: np.ndarray | None, split: Split) -> np.ndarray:
-    """Assigns every event to a part. Parts never go back in time within a user.
+
+def split_events(
+    indptr: np.ndarray, order: np.ndarray | None, split: Split, items: np.ndarray | None = None
+) -> np.ndarray:
+    """Assigns every event to a part. But for the splits `BY_LOT`, parts never go back in time within a user.
 
     Args:
         indptr: Where each user's events start, int64 (U + 1,).
         order: Time of each event, (E,), rising within a user; needed by `temporal` only.
         split: Which split, and its shares.
+        items: Item of each event, int (E,); needed by `item_cold_start` only.
 
     Returns:
         Parts, uint8 (E,).
 
     Raises:
-        UserError: The split needs times and there are none; or train, or a test part that was asked for, is empty.
+        UserError: The split needs times and there are none, its dates are no dates or out of order; or train, or a
+            test part that was asked for, is empty.
     """
     if split.name == "temporal" and order is not None:
-        parts = temporal(order, split.ratios)
+        parts = temporal(order, split.ratios, _cuts_by_date(order, split))
+    elif split.name == "random":
+        parts = random_events(indptr, split.ratios, split.seed)
+    elif split.name == "user_holdout":
+        if split.history < 1:
+            raise UserError(
+                f"data.split.history is {split.history}; a held-out user needs at least 1 event as history."
+            )
+        parts = user_holdout(indptr, split.ratios, split.history, split.seed)
+    elif split.name == "item_cold_start":
+        if items is None:
+            raise TypeError("item_cold_start divides items: pass items.")
+        parts = item_cold_start(items, split.ratios, split.seed)
     elif split.name == "temporal":
         raise UserError(
             "data.split.name is 'temporal', but the interactions have no time column. Name it with "
@@ -37,7 +58,7 @@ def split_events(indptr: np.ndarray, order: np.ndarray | None, split: Split) -> 
     else:
         parts = user_ratio(indptr, split.ratios)
     wanted = {"train": TRAIN}
-    if split.name == "leave_one_out" or split.ratios[2] > 0:
+    if split.name == "leave_one_out" or split.ratios[2] > 0 or (split.name == "temporal" and split.test_from):
         wanted["test"] = TEST
     for name, part in wanted.items():
         if not (parts == part).any():
@@ -79,20 +100,38 @@ def leave_one_out(indptr: np.ndarray) -> np.ndarray:
     return parts
 
 
-def temporal(order: np.ndarray, ratios: list[float]) -> np.ndarray:
+def temporal(order: np.ndarray, ratios: list[float], dates: Dates = (None, None)) -> np.ndarray:
     """One cut for all users: events at or after a cut's time come after it, so that equal times share a part.
 
     Args:
         order: Time of each event, (E,), comparable between users.
         ratios: Shares of train, validation and test; met as nearly as equal times allow.
+        dates: Where validation and test begin, in the unit of `order`, in place of the shares; None: by share.
+
+    Returns:
+        Parts, uint8 (E,).
     """
     times = np.sort(order)
-    parts = np.zeros(len(order), np.uint8)
-    for share in (ratios[0], ratios[0] + ratios[1]):
+    begins: list[Any] = []
+    for date, share in zip(dates, (ratios[0], ratios[0] + ratios[1]), strict=True):
         cut = int(cuts(np.array([len(times)]), share)[0])
-        if cut < len(times):
-            parts += (order >= times[cut]).astype(np.uint8)
-    return parts
+        begins.append(date if date is not None else times[cut] if cut < len(times) else np.inf)
+    if dates[1] is not None:  # a share that reaches past a date ends there
+        begins[0] = min(begins)
+    return (order >= begins[0]).astype(np.uint8) + (order >= max(begins)).astype(np.uint8)
+
+
+def _cuts_by_date(order: np.ndarray, split: Split) -> tuple[float | None, float | None]:
+    valid, test = (
+        cut_at(text, order, f"data.split.{key}") if text else None
+        for key, text in (("valid_from", split.valid_from), ("test_from", split.test_from))
+    )
+    if valid is not None and test is not None and valid > test:
+        raise UserError(
+            f"data.split.valid_from ({split.valid_from}) is later than data.split.test_from ({split.test_from}); "
+            "validation comes before test."
+        )
+    return valid, test
 
 
 def check_comparable(users: np.ndarray, order: np.ndarray, place: str) -> None:
@@ -128,7 +167,7 @@ def check_leaks(dataset: Dataset) -> list[str]:
     """
     leaks = []
     users = np.repeat(np.arange(dataset.n_users), np.diff(dataset.indptr))
-    parts = dataset.parts.astype(np.int8)
+    parts = np.where(dataset.parts == HISTORY, TRAIN, dataset.parts).astype(np.int8)
     lowest, highest = dataset.items.min(initial=0), dataset.items.max(initial=0)
     if lowest < 0 or highest >= max(dataset.n_items, 1):
         return [
@@ -157,11 +196,13 @@ def describe(dataset: Dataset) -> dict[str, Any]:
     seen = np.bincount(dataset.items, minlength=dataset.n_items) > 0
     later = dataset.parts != TRAIN
     train, valid, test = per_part
+    folded = int(np.count_nonzero(dataset.parts == HISTORY))
     return {
         "users": dataset.n_users,
         "items in the catalogue": dataset.n_items,
         "events": len(dataset.items),
         "train events": int(train.sum()),
+        **({"history events of held-out users": folded} if folded else {}),
         "validation events": int(valid.sum()),
         "test events": int(test.sum()),
         "users with a test event": int((test > 0).sum()),

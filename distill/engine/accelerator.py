@@ -6,6 +6,7 @@ import importlib.util
 import os
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -22,11 +23,11 @@ def make_accelerator(tracker: str = "none", log_folder: Path | None = None) -> A
     """Accelerate for this process, launched or not.
 
     Args:
-        tracker: "tensorboard", "wandb" or "none".
+        tracker: "tensorboard", "wandb", "mlflow" or "none".
         log_folder: Where trackers write; needed unless `tracker` is "none". Nothing is written before training starts.
 
     Raises:
-        UserError: The launch file asks for DeepSpeed, or the config for Weights & Biases, and it isn't installed.
+        UserError: The launch file asks for DeepSpeed, or the config for a tracker, and it isn't installed.
     """
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed looks for a GPU, and warns
@@ -75,11 +76,11 @@ def configure_deepspeed(accelerator: Accelerator, job: Job) -> None:
         settings["zero_optimization"].setdefault("stage3_param_persistence_threshold", WHOLE_BELOW)
 
 
-def start_tracking(accelerator: Accelerator, label: str) -> None:
-    """Opens the trackers for one training, under its own name."""
+def start_tracking(accelerator: Accelerator, label: str, settings: dict[str, Any] | None = None) -> None:
+    """Opens the trackers for one training or stage, under its own name and with its settings."""
     accelerator.trackers = []
     if accelerator.log_with:
-        accelerator.init_trackers(label)
+        accelerator.init_trackers(label, config=settings)
 
 
 def stop_tracking(accelerator: Accelerator) -> None:
@@ -100,9 +101,9 @@ def _require_deepspeed() -> None:
 def _tracker(tracker: str, log_folder: Path | None) -> str | None:
     if tracker == "none" or log_folder is None:
         return None
-    if tracker == "wandb" and importlib.util.find_spec("wandb") is None:
+    if tracker in ("wandb", "mlflow") and importlib.util.find_spec(tracker) is None:
         raise UserError(
-            "run.tracker is 'wandb', but the package wandb isn't installed. "
+            f"run.tracker is '{tracker}', but the package {tracker} isn't installed. "
             "Install it with: pip install taildistill[tracking] - or set run.tracker to tensorboard or none."
         )
     return tracker

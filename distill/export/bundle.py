@@ -6,10 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from distill.data.dataset import Dataset
@@ -52,8 +53,27 @@ def check_loads(path: Path, n_items: int) -> None:
     raise UserError(f"{path.name} can't be served: {reason}. Leave this variant out of export.variants, and report it.")
 
 
+def write_array(array: np.ndarray, path: Path) -> None:
+    """Writes a plain numpy file, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
 def write_bundle(
-    folder: Path, dataset: Dataset, models: Mapping[str, Path], student: str, dim: int, max_length: int, k: int
+    folder: Path,
+    dataset: Dataset,
+    models: Mapping[str, Path],
+    student: str,
+    dim: int,
+    max_length: int,
+    k: int,
+    graphs: Mapping[str, Mapping[str, Path]] | None = None,
+    others: Sequence[Path] = (),
+    features: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes items.json and bundle.json beside model files that are there already.
 
@@ -65,6 +85,9 @@ def write_bundle(
         dim: D.
         max_length: The student reads the last so many items.
         k: Places in a list by default.
+        graphs: Further graphs ("scores", "query") by variant.
+        others: Further files that belong to the bundle.
+        features: Statistics of the features that the student reads, where it reads any.
 
     Returns:
         What bundle.json says.
@@ -76,6 +99,9 @@ def write_bundle(
     }
     write_json(folder / ITEMS, items, indent=None)
     graph = onnx.load(next(iter(models.values())))
+    parts = graphs or {}
+    further = [path for some in parts.values() for path in some.values()]
+    files = [ITEMS, *(path.name for path in [*models.values(), *further, *others])]
     about = {
         "format": FORMAT,
         "student": {"class": student, "dim": dim},
@@ -86,8 +112,16 @@ def write_bundle(
         "seen": "masked in the graph; the whole history unless the caller says otherwise",
         "empty_history": "popularity",
         "items": ITEMS,
-        "variants": {name: {"file": path.name, "bytes": path.stat().st_size} for name, path in models.items()},
-        "files": {name: sha256(folder / name) for name in [ITEMS, *(path.name for path in models.values())]},
+        "variants": {
+            name: {
+                "file": path.name,
+                "bytes": path.stat().st_size,
+                **({"graphs": {kind: part.name for kind, part in parts[name].items()}} if parts.get(name) else {}),
+            }
+            for name, path in models.items()
+        },
+        "files": {name: sha256(folder / name) for name in files},
+        "features": dict(features or {}),
         "inputs": {
             "history": "int64 (batch, length), oldest first, padded on the left with n_items",
             "seen": "int64 (batch, seen), padded with n_items",

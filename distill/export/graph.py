@@ -8,27 +8,85 @@ has to be added or cut off while serving. Equal scores come out with the lower i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from distill.errors import UserError
+from distill.export.codecs import Head
 from distill.export.encoder import IR_VERSION, Exportable, folded_items, trace_encoder
-from distill.export.quantise import Q_LIMIT, int8_storage, names_of_int8, quantise_rows
-from distill.plugins import nearest
+from distill.export.layers import integer_layers
+from distill.export.rounding import bias_shift
+from distill.export.storage import (
+    ITEM_VECTORS,
+    Measured,
+    item_moments,
+    measure_moments,
+    padding_row,
+    store_encoder,
+    tied_table,
+)
+from distill.export.variants import Variant, parse
 
-Head = tuple[list[NodeProto], dict[str, np.ndarray]]
+ITEMS, BIAS = "items", "items.bias"
 
 
-def build_graphs(student: Exportable, variants: list[str], max_length: int) -> dict[str, onnx.ModelProto]:
-    """The graphs of all wanted variants of one student.
+@dataclass(frozen=True)
+class Traced:
+    """What all variants of a student are made from.
+
+    Attributes:
+        encoder: What `trace_encoder` returned.
+        rows: Item vectors with the padding row last, (N + 1, D).
+        bias: Item biases, -inf for padding, (N + 1,).
+        measured: What the layers and the table are multiplied with; {} without histories.
+        histories: Real histories (Q, L), padded on the left with N, by which roundings are calibrated.
+    """
+
+    encoder: onnx.ModelProto
+    rows: np.ndarray
+    bias: np.ndarray
+    measured: Measured
+    histories: np.ndarray | None
+
+    @property
+    def dim(self) -> int:
+        """Width D of the item vectors."""
+        return self.rows.shape[1]
+
+
+def trace(student: Exportable, max_length: int, histories: np.ndarray | None = None) -> Traced:
+    """Traces a student once, for any number of variants.
 
     Args:
         student: A student in evaluation mode.
-        variants: Names in `VARIANTS`.
         max_length: Longest history that the student is asked about.
+        histories: Real histories (Q, L); without them each number is rounded by itself.
+
+    Raises:
+        UserError: The student can't be exported.
+    """
+    table, bias = folded_items(student)
+    encoder = trace_encoder(student, max_length)
+    _check_query(student, encoder, table.shape[1])
+    measured: Measured = {}
+    if histories is not None and len(histories):
+        measured = {**measure_moments(encoder, histories), ITEM_VECTORS: item_moments(table)}
+    rows, biases = np.pad(table, ((0, 1), (0, 0))), np.append(bias, np.float32(-np.inf))
+    return Traced(encoder, rows, biases, measured, histories)
+
+
+def build_graphs(
+    student: Exportable, variants: Sequence[str], max_length: int, histories: np.ndarray | None = None
+) -> dict[str, onnx.ModelProto]:
+    """The graphs of all wanted variants of one student.
+
+    Args:
+        student, max_length, histories: As in `trace`.
+        variants: Words as `variants.parse` reads them.
 
     Returns:
         Complete graphs by variant. Inputs `history` (B, L), `seen` (B, S) and `k` (1,), all int64 with items padded by
@@ -37,84 +95,32 @@ def build_graphs(student: Exportable, variants: list[str], max_length: int) -> d
     Raises:
         UserError: A variant is unknown, or the student can't be exported.
     """
-    for name in variants:
-        if name not in VARIANTS:
-            raise UserError(f"'export.variants' holds '{name}', which is no variant{nearest(name, VARIANTS)}.")
-    table, bias = folded_items(student)
-    encoder = trace_encoder(student, max_length)
-    _check_query(student, encoder, table.shape[1])
-    rows, biases = np.pad(table, ((0, 1), (0, 0))), np.append(bias, np.float32(-np.inf))
-    return {name: VARIANTS[name](encoder, rows, biases) for name in variants}
+    dim = student.item_table().shape[1]
+    wanted = {word: parse(word, dim) for word in variants}
+    traced = trace(student, max_length, histories)
+    return {word: build_graph(variant, traced) for word, variant in wanted.items()}
 
 
-def fp32(encoder: onnx.ModelProto, rows: np.ndarray, bias: np.ndarray) -> onnx.ModelProto:
-    """Everything in float32. Scores are one Gemm with transB, which keeps a single copy of the rows in memory.
-
-    Args:
-        encoder: What `trace_encoder` returned.
-        rows: Item vectors with the padding row last, (N + 1, D).
-        bias: Item biases, -inf for padding, (N + 1,).
-    """
+def build_graph(variant: Variant, traced: Traced) -> onnx.ModelProto:
+    """One variant's whole graph."""
+    encoder, rows, queries = traced.encoder, traced.rows.copy(), traced.measured.get("query")
     tied = tied_table(encoder, rows)
-    weights = {"items.bias": bias} if tied else {"items": rows, "items.bias": bias}
-    nodes = [helper.make_node("Gemm", ["query", tied or "items", "items.bias"], ["all_scores"], transB=1)]
-    return assemble(encoder, (nodes, weights))
-
-
-def int8(encoder: onnx.ModelProto, rows: np.ndarray, bias: np.ndarray) -> onnx.ModelProto:
-    """Tables and weight matrices as int8 with one float32 scale a row; scores by integer products.
-
-    The query u (scaled to [-1, 1] by its own largest entry, so that a row doesn't depend on its batch) becomes two
-    vectors of 7 bits, u = (q1 + q2 / 126) / 63, which go through one integer product together: 13 bits for the price of
-    a second row, and all that is left is the error of the tables. Seven bits, because CPUs without VNNI add pairs of
-    products in 16 bits: 2 * 127 * 127 fits, 2 * 255 * 127 would saturate without a word.
-
-    Args:
-        encoder, rows, bias: As in `fp32`.
-    """
-    small_encoder = int8_storage(encoder, len(rows) - 1)
-    table, scale = names_of_int8(tied_table(encoder, rows))
-    tied = any(tensor.name == scale and list(tensor.dims) == [len(rows)] for tensor in small_encoder.graph.initializer)
-    if not tied:
-        table, scale = names_of_int8("items")
-    weights: dict[str, np.ndarray] = {
-        "items.bias": bias,
-        "axis_1": np.array([1], np.int64),
-        "zero_point": np.array(Q_LIMIT + 1, np.uint8),
-        "coarse_step": np.array(1 / Q_LIMIT, np.float32),
-        "fine_step": np.array(1 / (Q_LIMIT * 2 * Q_LIMIT), np.float32),
-        "steps": np.array([[1 / Q_LIMIT, 1 / (Q_LIMIT * 2 * Q_LIMIT)]], np.float32),
-        "smallest": np.array(1e-30, np.float32),  # a query of zeros stays zero instead of 0 / 0
-    }
-    if not tied:
-        weights[table], weights[scale] = quantise_rows(rows)
-    make = helper.make_node
-    nodes = [
-        make("Abs", ["query"], ["magnitudes"]),
-        make("ReduceMax", ["magnitudes", "axis_1"], ["peak"], keepdims=1),
-        make("Max", ["peak", "smallest"], ["length"]),  # (B, 1)
-        make("Div", ["query", "length"], ["unit"]),
-        make("QuantizeLinear", ["unit", "coarse_step", "zero_point"], ["coarse"]),
-        make("DequantizeLinear", ["coarse", "coarse_step", "zero_point"], ["approximation"]),
-        make("Sub", ["unit", "approximation"], ["remainder"]),
-        make("QuantizeLinear", ["remainder", "fine_step", "zero_point"], ["fine"]),
-        make("Unsqueeze", ["coarse", "axis_1"], ["coarse_row"]),
-        make("Unsqueeze", ["fine", "axis_1"], ["fine_row"]),
-        make("Concat", ["coarse_row", "fine_row"], ["both"], axis=1),  # (B, 2, D)
-        make("Transpose", [table], ["columns"], perm=[1, 0]),  # done once, when the file is loaded
-        make("MatMulInteger", ["both", "columns", "zero_point"], ["products"]),  # (B, 2, N + 1)
-        make("Cast", ["products"], ["real_products"], to=TensorProto.FLOAT),
-        make("Unsqueeze", ["length", "axis_1"], ["length_row"]),
-        make("Mul", ["length_row", "steps"], ["shares"]),  # (B, 1, 2)
-        make("MatMul", ["shares", "real_products"], ["sums"]),  # (B, 1, N + 1)
-        make("Squeeze", ["sums", "axis_1"], ["sum_rows"]),
-        make("Mul", ["sum_rows", scale], ["dots"]),
-        make("Add", ["dots", "items.bias"], ["all_scores"]),
-    ]
-    return assemble(small_encoder, (nodes, weights))
-
-
-VARIANTS: dict[str, Callable[[onnx.ModelProto, np.ndarray, np.ndarray], onnx.ModelProto]] = {"fp32": fp32, "int8": int8}
+    rows[-1] = padding_row(encoder, tied, rows)
+    stored = variant.table(tied or ITEMS, rows, queries)
+    if variant.arithmetic:
+        encoder = integer_layers(encoder, variant.arithmetic, traced.histories)
+    ready = {tied: stored} if tied else {}
+    small = store_encoder(encoder, len(rows) - 1, variant.table, variant.form.matrix, traced.measured, ready)
+    nodes, tensors = stored.scores("query", BIAS)
+    known = {name for node in small.graph.node for name in node.output}  # a tied table that the encoder has remade
+    nodes = [node for node in nodes if node.output[0] not in known]
+    biases = traced.bias + bias_shift(rows, stored.value, queries)
+    if variant.form.half_bias:
+        tensors[f"{BIAS}.half"] = biases.astype(np.float16)
+        nodes.insert(0, helper.make_node("Cast", [f"{BIAS}.half"], [BIAS], to=TensorProto.FLOAT))
+    else:
+        tensors[BIAS] = biases
+    return assemble(small, (nodes, {**stored.tensors, **tensors}))
 
 
 def assemble(encoder: onnx.ModelProto, head: Head) -> onnx.ModelProto:
@@ -145,17 +151,6 @@ def assemble(encoder: onnx.ModelProto, head: Head) -> onnx.ModelProto:
     model.producer_name = "taildistill"
     onnx.checker.check_model(model)
     return model
-
-
-def tied_table(encoder: onnx.ModelProto, rows: np.ndarray) -> str:
-    """Name of the encoder's table that holds the item rows already, so that one copy serves both sides; else ""."""
-    gathered = {node.input[0] for node in encoder.graph.node if node.op_type == "Gather"}
-    close = 1e-6 * float(np.abs(rows).max(initial=0.0))
-    for tensor in encoder.graph.initializer:
-        alike = tensor.name in gathered and tuple(tensor.dims) == rows.shape and tensor.data_type == TensorProto.FLOAT
-        if alike and np.allclose(numpy_helper.to_array(tensor)[:-1], rows[:-1], rtol=0, atol=close):
-            return tensor.name
-    return ""
 
 
 def _check_query(student: Exportable, encoder: onnx.ModelProto, dim: int) -> None:

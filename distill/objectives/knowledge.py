@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -15,11 +17,17 @@ class Representation:
         query: What is multiplied with the item table (B, D).
         table: Item vectors (N, D).
         bias: Item biases (N,).
+        scores: Student scores (B, N), seen items masked with -inf.
+        history: The contexts themselves (B, L), padded on the left with N.
+        seen: Items to mask (B, S), padded on the left with N.
     """
 
     query: Tensor
     table: Tensor
     bias: Tensor
+    scores: Tensor
+    history: Tensor
+    seen: Tensor
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class Knowledge:
         user_events: Train events of every user (U,).
         neighbours: Users nearest to each user in the teacher's space, int64 (U, M); None where `hidden` is 0.
         pairs: Item pairs that follow each other in train sequences, int64 (2, E), and `pair_counts` (E,) how often.
+        build: Makes a further student of the same kind from a seed, for losses that train two at once.
     """
 
     dim: int
@@ -50,3 +59,4 @@ class Knowledge:
     neighbours: Tensor | None = None
     pairs: Tensor | None = None
     pair_counts: Tensor | None = None
+    build: Callable[[int], Any] | None = None

@@ -2,60 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distill.config import Loss
+from distill.config import Loss, value_at
 from distill.job import Batch
-from distill.plugins import resolve
+from distill.objectives.knowledge import Knowledge, Representation
+from distill.objectives.term import Term
 from distill.soft.target import SoftTarget
 from distill.tensors import mask_seen
 
+SOFT = ("items", "scores", "logz", "tail_items", "tail_scores", "tail_logq", "hidden", "dense")
+MOMENTUM = 0.98  # of the running means that balance terms: about the last 50 steps
+
 
 class Objective(nn.Module):
-    """total = sum_m weight_m * loss_m(student scores, target); every loss is a mean over contexts."""
+    """total = sum_m weight_m * loss_m(student, target); every loss is a mean over contexts."""
 
     strata: Tensor
     popularity: Tensor
+    step: Tensor
+    sizes: Tensor
 
-    def __init__(self, student: Any, losses: Sequence[Loss], strata: Tensor, popularity: Tensor) -> None:
+    def __init__(
+        self,
+        student: Any,
+        losses: Sequence[Loss],
+        knowledge: Knowledge,
+        steps: int = 0,
+        temperatures: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
         """Binds the losses' settings.
 
         Args:
-            student: Anything under the Student protocol that is also a module.
+            student: A module under the Student protocol.
             losses: Names, weights and settings.
-            strata: Popularity stratum of each item, int64 (N,).
-            popularity: Train share of each item (N,).
+            knowledge: What losses know of items and users.
+            steps: Training steps in all, for schedules; 0 leaves them at their start.
+            temperatures: Temperatures at which each teacher's logz is given, by the losses' `teacher`.
         """
         super().__init__()
         self.student = student
-        functions = [partial(resolve("loss", x.name), **x.arguments) for x in losses]
-        names = _unique([x.name.rpartition(":")[2] for x in losses])
-        self.terms = list(zip(names, [float(x.weight) for x in losses], functions, strict=True))
-        self.register_buffer("strata", strata, persistent=False)
-        self.register_buffer("popularity", popularity, persistent=False)
+        self.terms = nn.ModuleList(Term(loss, knowledge) for loss in losses)
+        self.names = _unique([loss.name.rpartition(":")[2] for loss in losses])
+        self.steps = steps
+        self.temperatures = {name: tuple(t) for name, t in (temperatures or {}).items()}
+        self.register_buffer("strata", knowledge.strata, persistent=False)
+        self.register_buffer("popularity", knowledge.popularity, persistent=False)
+        self.register_buffer("step", torch.zeros(()))
+        self.register_buffer("sizes", torch.zeros(len(losses)))
+        self.side: nn.Linear | None = None
+        if any(loss.head == "auxiliary" for loss in losses):
+            self.side = nn.Linear(knowledge.dim, knowledge.dim)
+            nn.init.eye_(self.side.weight)
+            nn.init.zeros_(self.side.bias)
+            self.side_bias = nn.Parameter(torch.zeros(knowledge.n_items))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Named losses of a batch with history (B, L), seen (B, S), label (B,) and, distilled, items, scores, logz."""
-        query = self.student.encode(batch["history"])
-        scores = functional.linear(query, self.student.item_table(), self.student.item_bias()).float()
-        scores = mask_seen(scores, batch["seen"])
-        target = SoftTarget(
+        """Named losses of a batch with history (B, L), seen (B, S), label (B,), user (B,) and a teacher's answers.
+
+        The run's teacher answers under the names of SoftTarget's fields, another one under "<teacher>/<field>".
+        """
+        progress = min(1.0, float(self.step) / self.steps) if self.steps else 0.0
+        query, table, bias = self.student.encode(batch["history"]), self.student.item_table(), self.student.item_bias()
+        scores = mask_seen(functional.linear(query, table, bias).float(), batch["seen"])
+        representation = Representation(query, table, bias, scores, batch["history"], batch["seen"])
+        side = scores
+        if self.side is not None:
+            side = mask_seen(functional.linear(self.side(query), table, self.side_bias).float(), batch["seen"])
+        named: dict[str, Tensor] = {}
+        parts: list[Tensor] = []
+        for number, (name, term) in enumerate(zip(self.names, self.terms, strict=True)):
+            assert isinstance(term, Term)
+            weight = value_at(term.loss.weight, progress)
+            if not weight:
+                named[name] = query.new_zeros(())
+                continue
+            value = term(side if term.auxiliary else scores, representation, self._target(batch, term, progress))
+            named[name] = value
+            parts.append(weight * self._balance(number, term, value) * value)
+        if self.training:
+            self.step += 1
+        return {**named, "loss": torch.stack(parts).sum() if parts else 0.0 * query.sum()}
+
+    def _target(self, batch: Batch, term: Term, progress: float) -> SoftTarget:
+        teacher = term.loss.teacher
+        prefix = f"{teacher}/" if teacher else ""
+        return SoftTarget(
             label=batch["label"],
-            items=batch.get("items"),
-            scores=batch.get("scores"),
-            logz=batch.get("logz"),
+            **{name: batch.get(prefix + name) for name in SOFT},
+            temperatures=self.temperatures.get(teacher, (1.0,)),
+            user=batch.get("user"),
             strata=self.strata,
             popularity=self.popularity,
+            progress=progress,
         )
-        named = {name: term(scores, target) for name, _, term in self.terms}
-        total = torch.stack([weight * named[name] for name, weight, _ in self.terms]).sum()
-        return {**named, "loss": total}
+
+    def _balance(self, number: int, term: Term, value: Tensor) -> float:
+        """mean(first term) / mean(this term) where it is asked for; both means forget old steps at one rate."""
+        if self.training:
+            self.sizes[number] = MOMENTUM * self.sizes[number] + (1 - MOMENTUM) * value.detach().abs()
+        if not term.loss.balance or number == 0 or float(self.sizes[number]) <= 0:
+            return 1.0
+        return float(self.sizes[0] / self.sizes[number])
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from distill.data.dataset import PARTS, TRAIN, VALID, Dataset, Lists
+from distill.data.dataset import PARTS, TRAIN, Dataset, Lists
 from distill.errors import UserError
 
 
@@ -97,12 +97,13 @@ def cases_of(dataset: Dataset, part: int) -> Cases:
         )
     cases = Cases(
         users=users,
-        seen=(train if part == VALID else dataset.lists(TRAIN, part - 1)).take(users),
+        seen=dataset.history(part).take(users),
         truth=truth.take(users),
         n_items=dataset.n_items,
         popularity=dataset.popularity.astype(np.int64),
         activity=train.lengths[users],
         n_train_users=int(np.count_nonzero(train.lengths)),
+        categories=dataset.categories,
         fingerprint=dataset.fingerprint,
     )
     _check_pairs(cases, dataset, name)

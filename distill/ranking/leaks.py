@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.data.dataset import TRAIN, Dataset
+from distill.data.dataset import HISTORY, PARTS, TEST, TRAIN, VALID, Dataset
 from distill.data.split import check_leaks
 from distill.errors import UserError
 from distill.ranking.cases import Cases, contains
@@ -29,8 +29,12 @@ def check_split(dataset: Dataset, part: int) -> dict[str, Any]:
     leaks = check_leaks(dataset)
     if leaks:
         raise UserError(f"The split leaks: {' '.join(leaks)} Split again with distill prepare, without repeats.")
-    users = np.repeat(np.arange(dataset.n_users), np.diff(dataset.indptr))
-    before, inside = dataset.parts < part, dataset.parts == part
+    return _cold(dataset, part)
+
+
+def _cold(dataset: Dataset, part: int) -> dict[str, Any]:
+    users = dataset.event_users()
+    before, inside = (dataset.parts < part) | (dataset.parts == HISTORY), dataset.parts == part
     known = np.bincount(dataset.items[before], minlength=dataset.n_items) > 0
     cold = ~known[dataset.items[inside]]
     known_users = np.bincount(users[before], minlength=dataset.n_users) > 0
@@ -40,6 +44,45 @@ def check_split(dataset: Dataset, part: int) -> dict[str, Any]:
         "share_of_targets": float(cold.mean()) if len(cold) else 0.0,
         "cold_users": int(np.count_nonzero(~known_users[np.unique(users[inside])])),
     }
+
+
+def split_report(dataset: Dataset) -> dict[str, Any]:
+    """What a reader must know of a sound split before trusting numbers on it; `prepare` keeps it in the manifest.
+
+    Returns:
+        `findings`: one sentence for each way in which a model could see the future, empty where there is none;
+        by part that has events, "valid" and "test": numbers of `cold_items`, `cold_targets` and `cold_users` (listed in
+        items.parquet and users.parquet with 0 train_events) and `share_of_targets`, as in `check_split`.
+    """
+    report: dict[str, Any] = {"findings": _time_findings(dataset)}
+    for name in ("valid", "test"):
+        if (dataset.parts == PARTS[name]).any():
+            found = _cold(dataset, PARTS[name])
+            report[name] = {**found, "cold_items": len(found["cold_items"])}
+    return report
+
+
+def _time_findings(dataset: Dataset) -> list[str]:
+    if dataset.times is None:
+        return []
+    findings = []
+    try:
+        check_times(dataset.times, np.where(dataset.parts == HISTORY, TRAIN, dataset.parts))
+    except UserError as error:
+        findings.append(str(error))
+    users, later = dataset.event_users(), (dataset.parts == VALID) | (dataset.parts == TEST)
+    known = users[~later]
+    latest = np.full(dataset.n_users, np.iinfo(np.int64).min)
+    if len(known):
+        begins = np.flatnonzero(np.append(True, known[1:] != known[:-1]))
+        latest[known[begins]] = np.maximum.reduceat(dataset.times[~later], begins)
+    old = later & (dataset.times < latest[users])
+    if old.any():
+        findings.append(
+            f"{np.count_nonzero(old):,} validation and test events of {len(np.unique(users[old])):,} users are older "
+            "than a train event of the same user, as splits by lot have it: the history knows the user's future."
+        )
+    return findings
 
 
 def check_times(times: np.ndarray, parts: np.ndarray) -> None:

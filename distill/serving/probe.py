@@ -11,16 +11,21 @@ from pathlib import Path
 import numpy as np
 
 from distill.errors import UserError
+from distill.serving.exact import ExactGraph
 from distill.serving.session import Graph
 
 
 def probe(path: Path, n_items: int) -> None:
     """Ranks for two short histories and one of padding alone, in one batch and one by one.
 
+    Args:
+        path: A model file, or a folder that holds the files of an exact scan.
+        n_items: N.
+
     Raises:
         UserError: The model can't be loaded, or gives something else than ranked items.
     """
-    graph = Graph(path.read_bytes(), n_items)
+    graph = ExactGraph.open(path) if path.is_dir() else Graph(path.read_bytes(), n_items)
     history = np.array([[n_items, 0], [0, n_items - 1], [n_items, n_items]], np.int64)
     k = min(3, n_items)
     together, _ = graph.top(history, history, k)

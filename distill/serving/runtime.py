@@ -14,6 +14,8 @@ import numpy as np
 
 from distill.errors import UserError
 from distill.serving.catalogue import Catalogue
+from distill.serving.exact import VARIANT, ExactGraph
+from distill.serving.scan_files import ENCODER
 from distill.serving.session import Graph
 
 BUNDLE = "bundle.json"
@@ -35,7 +37,7 @@ class Bundle:
     about: dict[str, Any]
     variant: str
     items: Catalogue
-    graph: Graph
+    graph: Graph | ExactGraph
 
     @classmethod
     def open(cls, folder: str | Path, variant: str = "", threads: int = 1) -> Bundle:
@@ -43,7 +45,8 @@ class Bundle:
 
         Args:
             folder: The folder with bundle.json.
-            variant: "fp32", "int8", …; by default int8 where the bundle has it, else its first.
+            variant: "fp32", "int8", …; by default int8 where the bundle has it, else its first. "exact" is the
+                certified scan of the float32 table (see `distill.serving.scan`).
             threads: Threads inside an operator.
 
         Raises:
@@ -52,12 +55,16 @@ class Bundle:
         """
         folder = Path(folder)
         about = read_about(folder)
-        names = list(about["variants"])
+        names = [*about["variants"], *([VARIANT] if ENCODER in about["files"] else [])]
         variant = variant or ("int8" if "int8" in names else names[0])
         if variant not in names:
             raise UserError(
                 f"{folder} has no variant '{variant}'; it has {', '.join(names)}. Add it to export.variants."
             )
+        if variant == VARIANT:
+            checked(folder, about["items"], about["files"])
+            exact = ExactGraph.open(folder, about["files"], threads)
+            return cls(about, variant, Catalogue.read(folder / about["items"]), exact)
         model_name, items_name = about["variants"][variant]["file"], about["items"]
         model, _ = (checked(folder, name, about["files"]) for name in (model_name, items_name))
         return cls(about, variant, Catalogue.read(folder / items_name), Graph(model, about["n_items"], threads))

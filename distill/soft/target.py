@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from distill.errors import UserError
+
+LEAST_REMAINDER = (
+    1e-6  # share of the teacher's mass outside its top K that is assumed at least; half precision hides less
+)
 
 
 @dataclass(frozen=True)
@@ -62,3 +67,63 @@ class SoftTarget:
                 "'scores.temperatures' and run: distill score-teacher CONFIG"
             )
         return self.logz[:, self.temperatures.index(temperature)]
+
+    def score_of(self, items: Tensor, unseen: Tensor | None = None) -> Tensor:
+        """The teacher's raw scores of any items, as well as they are known.
+
+        In this order: the whole row of a live teacher; the top K; the sampled tail; else the mass outside the top K
+        spread evenly over what is left, log((e^logz - sum_topK e^s) / (unseen - K)), and no more than the K-th score.
+
+        Args:
+            items: Item indices (B, M); what stands at -1 is of no use.
+            unseen: Number of items outside each history (B,); None takes the catalogue's size.
+
+        Returns:
+            Scores (B, M); -inf only where a whole row says so.
+
+        Raises:
+            UserError: There is no teacher.
+
+        Example:
+            >>> target = SoftTarget(torch.tensor([2]), torch.tensor([[2, 0]]), torch.tensor([[1.0, 0.5]]))
+            >>> target.score_of(torch.tensor([[0, 2, 1]])).tolist()
+            [[0.5, 1.0, 0.5]]
+        """
+        if self.dense is not None:
+            return self.dense.gather(1, items.clamp_min(0))
+        if self.items is None or self.scores is None:
+            raise UserError(
+                "A loss needs a teacher's scores; 'control_losses' trains without a teacher. Move it to 'losses'."
+            )
+        found = self.remainder(unseen)[:, None].expand(items.shape)
+        if self.tail_items is not None and self.tail_scores is not None:
+            found = torch.where(*_look_up(self.tail_items, self.tail_scores, items), found)
+        return torch.where(*_look_up(self.items, self.scores, items), found)
+
+    def remainder(self, unseen: Tensor | None = None) -> Tensor:
+        """The score of an item outside the top K of which nothing else is known (B,); see `score_of`."""
+        assert self.items is not None and self.scores is not None
+        valid = self.items >= 0
+        last = self.scores.masked_fill(~valid, torch.inf).amin(-1)
+        last = torch.where(valid.any(-1), last, 0.0)
+        every = next((t for t in (self.popularity, self.strata) if t is not None), None)
+        if self.logz is None or 1.0 not in self.temperatures or (unseen is None and every is None):
+            return last
+        if unseen is None:
+            assert every is not None
+            unseen = valid.new_full((len(valid),), len(every), dtype=torch.int64)
+        logz = self.log_normaliser().to(self.scores.dtype)
+        inside = self.scores.masked_fill(~valid, -torch.inf).logsumexp(-1)
+        share = (1 - (inside - logz).exp()).clamp_min(LEAST_REMAINDER)
+        even = logz + share.log() - (unseen - valid.sum(-1)).clamp_min(1).to(logz.dtype).log()
+        return torch.where(valid.any(-1), torch.minimum(even, last), 0.0)
+
+
+def _look_up(listed: Tensor, scores: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the wanted items (B, M) stand in a list (B, K), and their scores (B, M)."""
+    if not listed.shape[1]:
+        return torch.zeros_like(wanted, dtype=torch.bool), torch.zeros_like(wanted, dtype=scores.dtype)
+    ordered, order = listed.sort(-1)
+    place = torch.searchsorted(ordered, wanted.contiguous()).clamp_max(listed.shape[1] - 1)
+    found = (ordered.gather(1, place) == wanted) & (wanted >= 0)
+    return found, scores.gather(1, order.gather(1, place))

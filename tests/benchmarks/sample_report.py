@@ -17,6 +17,7 @@ QUALITY = {
     "itemknn": ("baseline", 0.2386, 0.2105, 0.0141, 0.0189, 0.391, 0.214, 0.872),
     "ease": ("baseline", 0.2512, 0.2214, 0.0162, 0.0214, 0.352, 0.201, 0.888),
 }
+TIMES = ("min", "p50", "p90", "p99", "p99.9", "mean", "first")
 METRICS = ("ndcg@10", "recall@10", "tail_ndcg@10", "tail_recall@10", "coverage@10", "tail_coverage@10", "gini@10")
 HALF_WIDTH = (0.0132, 0.0121, 0.0048, 0.0061, 0.011, 0.013, 0.006)
 # name: (parameters, bytes, p50 ms) at batch 1
@@ -127,6 +128,18 @@ def sample_report() -> dict[str, Any]:
             "int8": _parity(0.962, 0.44, 0.043, {"ndcg@10": 0.9967, "tail_coverage@10": 0.9879}),
         },
         "transfer_set": {"rows": 26_580, "kinds": {"real": 22_635, "drop": 2_320, "rollout": 928, "single": 697}},
+        "machine": {
+            "processor": "An invented processor",
+            "background_load": 0.02,
+            "reliable": True,
+            "not_measured": {"teacher_live_catalogue": "Encoding the whole catalogue would take about 40 s a call."},
+        },
+        "latency": sample_latency(),
+        "item_changes": {
+            "lost": [_change("Quiet Harbour 3 (1983)", 9, 4), _change("Quiet Harbour <4> & more", 5, 3)],
+            "gained": [_change("Quiet Harbour 7 (1987)", 1, 6)],
+            "summary": {"items_that_lost": 41, "items_that_gained": 37, "teacher_hits": 812, "student_hits": 798},
+        },
         "settings": {
             "run": {"name": "films", "folder": "runs"},
             "seed": 0,
@@ -145,10 +158,47 @@ def sample_report() -> dict[str, Any]:
     }
 
 
+def sample_latency() -> dict[str, Any]:
+    """What the full latency benchmark writes, with invented numbers."""
+    names = {"student_onnx_fp32": ("student, ONNX fp32", 0.0382), "teacher_live_history": ("teacher, live", 91.0)}
+
+    def row(engine: str, scenario: str, **own: Any) -> dict[str, Any]:
+        words, p50 = names[engine]
+        times = {name: p50 * factor for name, factor in zip(TIMES, (0.8, 1.0, 1.2, 1.9, 2.5, 1.05, 30), strict=True)}
+        fixed = {"stream": "uniform", "catalogue": 1682, "threads": 1, "batch": 1, "bytes": 903_418, "calls": 10_000}
+        costs = {"cpu_seconds_per_million": 1000 * p50, "cost_per_million": p50 / 90, "resident_bytes": 71_000_000}
+        about = {"engine": engine, "about": words, "scenario": scenario, "table_bytes": 430_592}
+        return {**about, **fixed, **times, **costs, "per_second": 1000 / p50, **own}
+
+    served = "student_onnx_fp32"
+    return {
+        "machine": {
+            "processor": "An invented processor",
+            "cores": 2,
+            "background_load": 0.02,
+            "background_load_after": 0.03,
+            "reliable": True,
+            "memory_bytes_per_second": 2.1e10,
+        },
+        "p99_bound_ms": 10.0,
+        "skipped": {"faiss": "faiss-cpu isn't installed, so it isn't measured (pip install faiss-cpu)."},
+        "rows": [
+            row(served, "single_stream"),
+            row("teacher_live_history", "single_stream"),
+            row(served, "single_stream", stream="zipf"),
+            row(served, "open_loop", load=0.5),
+            row(served, "open_loop", load=0.9),
+            row(served, "offline", batch=64),
+            row(served, "single_stream", catalogue=1_000_000, table_bytes=256_000_000),
+        ],
+    }
+
+
 def minimal_report() -> dict[str, Any]:
     """The same without any optional key: what the pipeline always writes, nothing else."""
     report = sample_report()
-    for key in ("examples", "curves", "exposure", "export_gate", "stages", "settings", "teacher", "transfer_set"):
+    optional = ("examples", "curves", "exposure", "export_gate", "stages", "settings", "teacher", "transfer_set")
+    for key in (*optional, "machine", "latency", "item_changes"):
         del report[key]
     for model in report["models"]:
         model.pop("segments", None)
@@ -171,6 +221,10 @@ def failed_gate_report() -> dict[str, Any]:
         },
     }
     return report
+
+
+def _change(title: str, teacher: int, student: int) -> dict[str, Any]:
+    return {"title": title, "popularity": 80, "chosen": 20, "teacher_hits": teacher, "student_hits": student}
 
 
 def _pair(difference: float) -> dict[str, Any]:
@@ -206,6 +260,11 @@ def _model(name: str) -> dict[str, Any]:
         "bytes": size,
         "latency_ms": None if p50 is None else {"batch_1": {"p50": p50, "p90": p50 * 1.2, "p99": p50 * 1.9}},
     }
+    if name == "teacher":  # its language model reads texts within the call
+        live = {"p50": 173.0, "p90": 190.0, "p50_low": 170.0, "p50_high": 176.0, "calls": 40}
+        model["latency_ms"]["live_history"] = live
+    if p50 is not None:
+        model["cost"] = {"batch_1": {"cpu_seconds_per_million": 1000 * p50, "cost_per_million": p50 / 90}}
     if name in SEGMENTS:
         model["segments"] = {"item × user": _segments(SEGMENTS[name])}
     return model

@@ -197,7 +197,10 @@ def test_verdict_of_a_good_run():
     assert "keeps 97.8% of the teacher's NDCG@10 (0.2750 of 0.2811)" in text
     assert "gains +3.0% over the same student trained without distillation (95% interval +0.8% to +5.1%)" in text
     assert "loses 16.9% to the undistilled student" in text
-    assert "student_onnx_int8, it answers in 31.1 µs (p50, batch 1), 2,840× faster than the teacher" in text
+    assert (
+        "student_onnx_int8, it answers in 31.1 µs (p50, batch 1), 5,560× faster than the teacher with the texts" in text
+    )
+    assert "of the history encoded live (173 ms) and 2,840× faster than with its item vectors cached" in text
     assert "takes 268 kB, 359× smaller" in text and "\n" not in text
 
 
@@ -240,7 +243,17 @@ def test_speed_and_size_come_from_an_export_that_passed_its_gate():
     for model in report["models"]:
         if model["role"] == "export":
             model["latency_ms"] = {"batch_1": {"p50": 176.8}}
-    assert "2.0× slower than the teacher" in verdict(report)
+    assert "2.0× slower than with its item vectors cached" in verdict(report)
+    del next(model for model in report["models"] if model["name"] == "teacher")["latency_ms"]["live_history"]
+    assert "2.0× slower than the teacher, and takes" in verdict(report)
+
+
+def test_times_of_a_busy_machine_are_called_unreliable_in_the_verdict_itself():
+    report = sample_report()
+    assert "unreliable" not in verdict(report)
+    report["machine"].update(reliable=False, background_load=0.4)
+    assert verdict(report).endswith("Others kept 40% of the machine busy meanwhile, so the times are unreliable.")
+    assert "UNRELIABLE" in to_html(report) and "UNRELIABLE" in to_markdown(report)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """Synthetic contexts: what each kind is made of, that seeds decide everything, and that real rows keep their ids."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distill.data.augment import appends, crop, keep_entries, last_real_rows, rollouts, static_contexts
+from distill.data.augment import appends, crop, keep_entries, last_real_rows, mixed, rollouts, static_contexts
 from distill.data.contexts import Kind, concatenate, train_contexts
 from distill.data.dataset import TRAIN, VALID, Dataset, Lists
 
@@ -82,6 +84,40 @@ def test_drops_are_subsequences_and_crops_are_pieces():
         assert history and is_subsequence(history, TRAIN_LISTS[user].tolist())
     for user, history in histories(contexts, Kind.CROP):
         assert history and is_piece(history, TRAIN_LISTS[user].tolist())
+
+
+def test_mixes_interleave_the_latest_halves_of_two_users():
+    contexts = static_contexts(DATA, 0, 0, 0, False, 3, mixes=2)
+    found = [history for _, history in histories(contexts, Kind.MIX)]
+    halves = [TRAIN_LISTS[u].tolist()[len(TRAIN_LISTS[u]) // 2 :] for u in range(60)]
+    halves = [half for half in halves if half]
+    assert len(found) == 2 * len(halves)
+    for history in found:
+        assert len(set(history)) == len(history)
+        assert any(
+            set(one) | set(two) == set(history) and (is_subsequence(one, history) or is_subsequence(two, history))
+            for a, one in enumerate(halves)
+            for two in halves[:a]
+        )
+    assert {user for user, _ in histories(contexts, Kind.MIX)} == {-1}
+    again = static_contexts(DATA, 0, 0, 0, False, 3, mixes=2)
+    assert histories(again) == histories(contexts)
+    assert histories(static_contexts(DATA, 1, 0, 0, False, 3, mixes=2), Kind.MIX) != histories(contexts, Kind.MIX)
+
+
+def test_both_halves_of_a_mix_keep_their_order_and_are_shuffled_together():
+    lists = Lists(np.array([0, 200, 400], np.int64), np.arange(400, dtype=np.int32))
+    contexts = mixed(lists, 400, np.random.default_rng(0))
+    for _, history in histories(contexts):
+        low, high = [i for i in history if i < 200], [i for i in history if i >= 200]
+        assert low == list(range(100, 200)) and high == list(range(300, 400))
+        assert history not in (low + high, high + low)
+        changes = sum((a < 200) != (b < 200) for a, b in itertools.pairwise(history))
+        assert 60 < changes < 140, "about every second item changes the owner"
+
+
+def test_nothing_is_mixed_for_a_single_user():
+    assert len(mixed(Lists(np.array([0, 3]), np.arange(3, dtype=np.int32)), 9, np.random.default_rng(0))) == 0
 
 
 def test_about_a_quarter_is_dropped():

@@ -32,18 +32,21 @@ def test_ids_are_numbered_by_first_appearance():
 def test_of_repeated_pairs_the_first_or_last_in_time_stays(keep, ratings):
     events = frame(user=[0, 0, 0], item=[5, 6, 5], rating=[3.0, 4.0, 1.0], order=[30, 20, 10])
     summary = {}
-    kept = cleaning.drop_repeats(cleaning.sort_by_time(events), keep, summary)
+    kept = cleaning.drop_repeats(cleaning.sort_events(events), keep, summary)
     assert kept["rating"].to_list() == ratings
     assert summary == {f"repeated user-item pairs (kept the {keep})": 1}
 
 
 def test_equal_times_stay_in_file_order():
     rng = np.random.default_rng(0)
-    events = frame(order=rng.integers(0, 5, 5000), row=np.arange(5000))
-    rows = cleaning.sort_by_time(events)
-    expected = sorted(zip(events["order"], events["row"], strict=True), key=lambda pair: pair[0])
-    assert rows.rows() == expected
-    assert cleaning.sort_by_time(frame(row=[2, 1])).rows() == [(2,), (1,)]
+    users = rng.integers(0, 7, 5000).astype(np.int32)
+    expected = None
+    for scale in (1, 2**60, 1.5):  # one key, two columns (the key would overflow), floats
+        events = frame(user=users, order=np.random.default_rng(1).integers(0, 5, 5000) * scale, row=np.arange(5000))
+        rows = cleaning.sort_events(events)["row"].to_list()
+        expected = expected or sorted(range(5000), key=lambda i: (users[i], events["order"][i]))
+        assert rows == expected
+    assert cleaning.sort_events(frame(user=[1, 0, 1], row=[2, 1, 0])).rows() == [(0, 1), (1, 2), (1, 0)]
 
 
 def test_rating_threshold():

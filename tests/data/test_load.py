@@ -131,7 +131,8 @@ def test_temporal_refuses_positions_also_where_cleaning_leaves_gaps(tmp_path):
     ("interactions", "settings", "reason"),
     [
         ("user,item,time\na,1,1\na,2,soon\n", {}, r"column 'time': 1 of 2 values .*row 2: 'soon'"),
-        ("user,item\n,1\n,2\n", {}, r"Nothing is left .*rows without a user or item id \(dropped\): 2"),
+        ("user,item\n,1\n,2\n", {}, r"column 'user' \(user_id\) is empty in all 2 rows"),
+        ("user,item\n,1\nu,\n", {}, r"Nothing is left .*rows without a user or item id \(dropped\): 2"),
         (
             "user,item,rating\na,1,1\na,2,2\na,3,3\n",
             {"min_rating": 4},

@@ -20,12 +20,16 @@ TEXTS = {
 def load(path, **settings):
     summary = {}
     raw = read(locate(data := Data(path=str(path), **settings)), data.columns, summary)
-    items = {} if raw.items is None else {i: (title, text) for i, title, text in raw.items.rows()}
+    items = (
+        {}
+        if raw.items is None
+        else {i: (title, text) for i, title, text in raw.items.select("item_id", "title", "text").rows()}
+    )
     return raw.events, items, summary
 
 
 def pairs(events):
-    return events.select("user_id", "item_id").rows()
+    return events.select(pl.col("user_id", "item_id").cast(pl.String)).rows()
 
 
 def write(folder, files):
@@ -236,11 +240,11 @@ def test_of_several_amazon_categories_the_meta_file_of_the_same_name_is_taken(tm
 def test_a_file_of_any_name_with_named_columns_and_an_items_file_elsewhere(tmp_path):
     (tmp_path / "shop").mkdir()
     write(tmp_path, {"log.csv": "who|what|when|how much\na|x|3|9\n"})
-    write(tmp_path / "shop", {"goods.csv": "sku;label;story;colour\nx;Chair;Sit on it.;red\n"})
+    write(tmp_path / "shop", {"goods.csv": "code;label;story;colour\nx;Chair;Sit on it.;red\n"})
     columns = Columns(
         user_id="who", item_id="what", order="when", rating="how much", title="label", text=["label", "colour"]
     )
-    with pytest.raises(UserError, match="no item id column among: sku, label, story, colour"):
+    with pytest.raises(UserError, match="no item id column among: code, label, story, colour"):
         load(tmp_path / "log.csv", items=str(tmp_path / "shop" / "goods.csv"), columns=columns)
     write(tmp_path / "shop", {"goods.csv": "what;label;story;colour\nx;Chair;Sit on it.;red\n"})
     events, items, summary = load(tmp_path / "log.csv", items=str(tmp_path / "shop" / "goods.csv"), columns=columns)

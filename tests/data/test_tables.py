@@ -107,6 +107,15 @@ def test_json_lines(tmp_path):
     ]
 
 
+def test_json_lists_keep_their_backslashes_and_may_be_single_values_later(tmp_path):
+    path = tmp_path / "meta.jsonl"
+    rows = [{"id": i, "tags": ["a\\b", 'q"q']} for i in range(60_000)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert rows_of(path)[-1] == ("59999", 'a\\b, q"q')
+    path.write_text("\n".join(map(json.dumps, [*rows, {"id": "last", "tags": "one"}])))
+    assert rows_of(path)[-1] == ("last", "one")
+
+
 def test_parquet_is_told_by_its_content(tmp_path):
     path = tmp_path / "strange.name"
     pl.DataFrame({"a": [1, 2], "b": [["x"], None]}).write_parquet(path)

@@ -52,7 +52,7 @@ def test_ratings():
     ],
 )
 def test_times(values, expected):
-    assert clean_order(pl.Series(values), "file").to_list() == expected
+    assert clean_order(pl.Series(values), "file").values.to_list() == expected
 
 
 @pytest.mark.parametrize(
@@ -76,5 +76,40 @@ def test_unreadable_times_name_place_and_rows(values, rows):
 
 def test_integers_beyond_a_floats_precision_stay_exact():
     times = [1_700_000_000_000_000_001, 1_700_000_000_000_000_002]
-    assert clean_order(pl.Series(times), "f").to_list() == times
-    assert clean_order(pl.Series(list(map(str, times))), "f").to_list() == times
+    assert clean_order(pl.Series(times), "f").values.to_list() == times
+    assert clean_order(pl.Series(list(map(str, times))), "f").values.to_list() == times
+
+
+YEAR_2020 = 1_577_836_800
+
+
+@pytest.mark.parametrize(("ticks", "name"), [(1, "s"), (1_000, "ms"), (1_000_000, "us"), (1_000_000_000, "ns")])
+def test_the_unit_of_numbers_is_told_by_their_size(ticks, name):
+    order = clean_order(pl.Series([YEAR_2020 * ticks, None, (YEAR_2020 + 60) * ticks]), "f")
+    assert order.ticks == ticks
+    assert (order.values // order.ticks).to_list() == [YEAR_2020, None, YEAR_2020 + 60]
+
+
+def test_positions_have_no_unit_and_dates_have_microseconds():
+    assert clean_order(pl.Series([3, 1, 2]), "f").ticks == 0
+    assert clean_order(pl.Series([], dtype=pl.Int64), "f").ticks == 0
+    assert clean_order(pl.Series(["2020-01-01", None]), "f").ticks == SECOND
+    assert clean_order(pl.Series(["2019-11-01 00:00:00 UTC"]), "f").values.to_list() == [1_572_566_400 * SECOND]
+    assert clean_order(pl.Series(["Fri Nov 01 02:00:00 +0200 2019"]), "f").values.to_list() == [1_572_566_400 * SECOND]
+
+
+def test_minutes_with_a_zone():
+    times = clean_order(pl.Series(["1970-01-02 00:01", "1970-01-02T00:01Z", "1970-01-02 02:01+02:00"]), "f").values
+    assert times.to_list() == [(86_400 + 60) * SECOND] * 3
+
+
+def test_times_out_of_range_are_missing_and_those_in_the_future_are_counted():
+    far = 4_000_000_000
+    order = clean_order(pl.Series([YEAR_2020] * 5 + [YEAR_2020 * 1000, -5, far]), "f")
+    assert order.values.to_list() == [YEAR_2020] * 5 + [None, None, far]
+    assert (order.ticks, order.out_of_range, order.in_future) == (1, 2, 1)
+
+
+def test_ids_beyond_64_bits_stay():
+    assert clean_ids(pl.Series([1e19, 2.0])).to_list() == ["1e+19", "2"]
+    assert clean_ids(pl.Series([2**63, 1], dtype=pl.UInt64)).to_list() == ["9223372036854775808", "1"]

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from markdown_pages import PAGES, ROOT, anchors, blocks, commands, links
 
-from distill import cli, evaluate, recommend
+from distill import cli
 from distill.config import from_tree, load
 from distill.runs import write_json
 
@@ -30,12 +30,13 @@ def check_experiment(words):
 
 
 def check_distill(words):
-    if words[0] == "recommend":
-        recommend.make_parser().parse_args(words[1:])
-    elif words[0] == "evaluate":
-        evaluate.make_parser().parse_args(words[1:])
-    elif words[0] == "doctor":
-        assert words == ["doctor"]
+    if words[0] in cli.OTHERS:
+        module = importlib.import_module(cli.OTHERS[words[0]][0].partition(":")[0])
+        chosen = module.make_parser().parse_known_args(words[1:])
+        extra = [word for word in chosen[1] if "=" not in word]  # overrides may stand after options
+        assert not extra, f"distill {words[0]} has no {extra}"
+        if hasattr(chosen[0], "config"):
+            load(chosen[0].config, [word for word in words[1:] if re.match(r"[a-z_.]+=", word)])
     else:
         chosen = cli.make_parser().parse_args(words)
         load(getattr(chosen, "config", cli.QUICKSTART), chosen.overrides)

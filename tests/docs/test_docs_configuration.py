@@ -15,7 +15,7 @@ from distill.plugins import TABLES, resolve
 
 PAGE = ROOT / "docs" / "configuration.md"
 PLAIN = {int: "integer", float: "number", str: "text", bool: "true/false"}
-LISTS = {str: "list of texts", float: "list of numbers", Loss: "list of losses"}
+LISTS = {str: "list of texts", float: "list of numbers", int: "list of integers", Loss: "list of losses"}
 NOT_SETTABLE = {"source", "overrides"}
 PLUGINS = [(kind, name) for kind, table in TABLES.items() for name in table]
 
@@ -30,7 +30,7 @@ def in_words(hint):
     """A type hint as the page says it."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
-        return ", ".join(f"`{choice}`" for choice in arguments)
+        return ", ".join(f"`{choice}`" if choice else '`""`' for choice in arguments)
     if origin is types.UnionType:
         return " or ".join("null" if a is type(None) else PLAIN[a] for a in arguments)
     if origin is list:

@@ -5,15 +5,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
-from export_samples import N_ITEMS, make_run
+import torch
+from export_samples import N_ITEMS, dataset_for, hybrid, make_run, torch_scores
 
 from distill.config import Export
+from distill.data.dataset import Dataset
 from distill.errors import UserError
 from distill.export.bundle import check_loads, write_model
+from distill.export.calibration import calibration_histories
+from distill.export.finetune import finetuned
+from distill.export.gate import all_scores
+from distill.export.graph import build_graphs
+from distill.export.variants import parse
 from distill.export_student import main
 from distill.runs import read_manifest, run_stage, sha256
 from distill.serving.runtime import Bundle
+from distill.serving.session import Graph
+from students.checkpoint import load_student
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -167,3 +178,84 @@ def test_the_snippet_in_the_documentation_runs(folder):
 
 def test_the_defaults_are_both_variants():
     assert Export().variants == ["fp32", "int8"]
+
+
+def test_a_student_of_other_data_with_as_many_items_is_refused(tmp_path):
+    config = make_run(tmp_path)
+    run_stage(config.folder / "data", {"other": 1}, [], lambda path: dataset_for(hybrid(seed=5), seed=5).write(path))
+    with pytest.raises(UserError, match=r"'student' was made from 'data' [0-9a-f]+, but 'data' is now"):
+        main(config)
+
+
+def test_further_graphs_and_the_table_lie_in_the_bundle(tmp_path):
+    config = make_run(tmp_path)
+    export = dataclasses.replace(config.export, graphs=["top_k", "scores", "query"])
+    folder = main(dataclasses.replace(config, export=export))
+    about = json.loads((folder / "bundle.json").read_text())
+    assert about["variants"]["int8"]["graphs"] == {"query": "query.int8.onnx", "scores": "scores.int8.onnx"}
+    assert about["files"]["items.vectors.npy"] == sha256(folder / "items.vectors.npy")
+    history = np.array([[3, 17, 8]])
+    scores = onnxruntime.InferenceSession(folder / "scores.fp32.onnx").run(["scores"], {"history": history})[0]
+    query = onnxruntime.InferenceSession(folder / "query.fp32.onnx").run(["query"], {"history": history})[0]
+    vectors, bias = np.load(folder / "items.vectors.npy"), np.load(folder / "items.bias.npy")
+    np.testing.assert_allclose(query @ vectors.T + bias, scores, atol=1e-4)
+    ids, _ = Bundle.open(folder, "fp32").recommend([[3, 17, 8]], k=5)
+    scores[0, history[0]] = -np.inf
+    assert ids[0].tolist() == np.argsort(-scores[0], kind="stable")[:5].tolist()
+
+
+def test_unknown_graphs_are_refused(tmp_path):
+    config = make_run(tmp_path)
+    wrong = dataclasses.replace(config, export=dataclasses.replace(config.export, graphs=["score"]))
+    with pytest.raises(UserError, match=r"'export.graphs' holds 'score', which is no graph \(did you mean 'scores'"):
+        main(wrong)
+
+
+def test_training_with_the_compressed_table_brings_it_closer(tmp_path):
+    config = make_run(tmp_path)
+    student = load_student(config.folder / "student")
+    dataset = Dataset.read(config.folder / "data")
+    seen, fresh = calibration_histories(dataset, 2000, 6, seed=0), calibration_histories(dataset, 300, 6, seed=1)
+    codec = parse("int8@8", 32).table
+    tuned = finetuned(student, codec, seen, 100)
+    again = finetuned(student, codec, seen, 100)
+    for one, other in zip(tuned.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)  # the same seed, the same weights
+    wanted = torch.from_numpy(torch_scores(student, fresh)).log_softmax(-1)
+    divergence = []
+    for each in (student, tuned):
+        model = build_graphs(each, ["int8@8"], 6, seen)["int8@8"]
+        found = torch.from_numpy(all_scores(Graph(model.SerializeToString(), N_ITEMS), fresh)).log_softmax(-1)
+        divergence.append(float((wanted.exp() * (wanted - found)).sum(-1).mean()))
+    assert divergence[1] < 0.93 * divergence[0]
+
+
+def test_a_variant_that_fails_is_trained_where_that_is_asked_for(tmp_path):
+    config = make_run(tmp_path)
+    export = dataclasses.replace(config.export, variants=["int8@8"], finetune_steps=5, min_overlap=1.1)
+    with pytest.raises(UserError, match="gate failed"):
+        main(dataclasses.replace(config, export=export))
+    with pytest.raises(UserError, match=r"export.calibration is 0. Set it to 4096"):
+        main(dataclasses.replace(config, export=dataclasses.replace(export, calibration=0)))
+
+
+def test_calibration_histories_come_from_train_alone_and_by_seed():
+    dataset = dataset_for(hybrid())
+    found = calibration_histories(dataset, 50, 6, seed=3)
+    np.testing.assert_array_equal(found, calibration_histories(dataset, 50, 6, seed=3))
+    assert found.shape == (50, 6) and calibration_histories(dataset, 0, 6) is None
+    trained = {tuple(row[:n]) for row in dataset.items.reshape(-1, 10)[:, :8].tolist() for n in range(1, 9)}
+    short = [tuple(item for item in row if item != N_ITEMS) for row in found.tolist()]
+    assert all(any(whole[-len(row) :] == row for whole in trained) for row in short)
+
+
+def test_the_exact_scan_is_a_variant_of_the_bundle(tmp_path):
+    config = make_run(tmp_path, variants=("fp32", "exact"))
+    folder = main(config)
+    gate = json.loads((folder / "gate.json").read_text())
+    assert gate["exact"]["passed"] and gate["exact"]["overlap@10"] == 1
+    ids, _ = Bundle.open(folder, "exact").recommend([[3, 17, 8], [5]], k=10)
+    np.testing.assert_array_equal(ids, Bundle.open(folder, "fp32").recommend([[3, 17, 8], [5]], k=10)[0])
+    alone = dataclasses.replace(config, export=dataclasses.replace(config.export, variants=["exact"]))
+    with pytest.raises(UserError, match="a bundle needs at least one graph"):
+        main(alone)

@@ -1,15 +1,30 @@
 """Each loss against a value computed by hand, its minimum, its masks, and the contract of a loss."""
 
 import math
+import random
 from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
+from loss_samples import (
+    ITEMS,
+    LABEL,
+    LOGZ,
+    POPULARITY,
+    SCORES,
+    STRATA,
+    TEACHER,
+    real,
+    softmax,
+    student_scores,
+    target,
+    unseen,
+)
 
 from distill.contracts import check_loss
 from distill.errors import UserError
-from distill.objectives.hard import cross_entropy
+from distill.objectives.hard import bpr, cross_entropy
 from distill.objectives.listwise import listwise_kl, stratified_kl
 from distill.soft.target import SoftTarget
 
@@ -22,44 +37,6 @@ LOSSES = {
     "listwise_kl, the teacher's rest": partial(listwise_kl, sharpening=1.0, rest=-1.0),
     "stratified_kl": stratified_kl,
 }
-SCORES = [[0.5, -1.0, 2.0, 0.0, 1.0], [1.5, 0.2, -0.3, 0.7, -2.0]]
-SEEN = [[3], [0, 4]]
-ITEMS = [[2, 0, 4], [1, 3, -1]]
-TEACHER = [[1.2, 0.4, -0.5], [0.9, -0.1, -6e4]]
-LABEL = [2, 3]
-STRATA = [0, 1, 0, 1, 1]
-POPULARITY = [0.4, 0.1, 0.3, 0.15, 0.05]
-LOGZ = [1.9, 1.6]
-
-
-def student_scores():
-    scores = torch.tensor(SCORES, dtype=torch.float64)
-    for row, items in enumerate(SEEN):
-        scores[row, items] = -torch.inf
-    return scores
-
-
-def target(**other):
-    return SoftTarget(
-        **{
-            "label": torch.tensor(LABEL),
-            "items": torch.tensor(ITEMS),
-            "scores": torch.tensor(TEACHER),
-            "logz": torch.tensor(LOGZ)[:, None],
-            "strata": torch.tensor(STRATA),
-            "popularity": torch.tensor(POPULARITY, dtype=torch.float64),
-            **other,
-        }
-    )
-
-
-def softmax(values):
-    total = sum(math.exp(v) for v in values)
-    return [math.exp(v) / total for v in values]
-
-
-def unseen(row):
-    return [i for i in range(5) if i not in SEEN[row]]
 
 
 def log_q(row, adjustment=None):
@@ -67,10 +44,6 @@ def log_q(row, adjustment=None):
     free = unseen(row)
     values = [SCORES[row][i] + (adjustment[i] if adjustment else 0.0) for i in free]
     return dict(zip(free, (math.log(p) for p in softmax(values)), strict=True))
-
-
-def real(row):
-    return [(i, t) for i, t in zip(ITEMS[row], TEACHER[row], strict=True) if i >= 0]
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -235,7 +208,7 @@ def test_without_any_label_cross_entropy_is_zero_with_a_zero_gradient():
 
 @pytest.mark.parametrize("loss", [listwise_kl, stratified_kl])
 def test_a_distillation_loss_without_a_teacher_says_so(loss):
-    with pytest.raises(UserError, match="need a teacher's scores"):
+    with pytest.raises(UserError, match="needs a teacher's scores"):
         loss(student_scores(), SoftTarget(torch.tensor(LABEL)))
 
 
@@ -260,3 +233,30 @@ class TestTheContractCatches:
     def test_a_faulty_loss(self, loss, message):
         with pytest.raises(AssertionError, match=message):
             check_loss(loss)
+
+    @pytest.mark.parametrize(
+        ("loss", "message"),
+        [
+            (lambda s, t: bpr(s, t, negatives=2) * len(s), "isn't a mean over contexts: means of"),
+            (
+                lambda s, t: bpr(s, t, negatives=2) + s.nan_to_num(neginf=0.0)[:, 0].square().mean(),
+                "numbered: means of",
+            ),
+            (
+                lambda s, t: bpr(s, t, negatives=t.items.shape[1]) + 0.1 * t.items.shape[1],
+                "padded with item -1: means of",
+            ),
+            (lambda s, t: bpr(s, t, negatives=2) + random.random(), "two values from one seed"),
+            (lambda s, t: listwise_kl(s, t) / (t.items >= 0).any(-1).all(), "no answer and no item left"),
+        ],
+    )
+    def test_a_faulty_loss_that_draws(self, loss, message):
+        with pytest.raises(AssertionError, match=message):
+            check_loss(loss)
+
+    def test_and_leaves_the_global_generator_as_it_was(self):
+        torch.manual_seed(5)
+        expected = torch.rand(1)
+        torch.manual_seed(5)
+        check_loss(partial(bpr, negatives=2), draws=10)
+        assert torch.rand(1) == expected

@@ -1,13 +1,19 @@
 """The module that training wraps: named losses, weights, seen masks, gradients into the student."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from distill.config import Loss
+from distill.config import Loss, Schedule
+from distill.errors import UserError
 from distill.objectives.hard import cross_entropy
+from distill.objectives.knowledge import Knowledge
 from distill.objectives.listwise import listwise_kl
+from distill.objectives.mutual import kl
 from distill.objectives.objective import Objective
+from distill.objectives.strata import within_strata
 from distill.soft.target import SoftTarget
 from students.hybrid_cf import HybridCF
 
@@ -38,8 +44,18 @@ def batch(distilled=True):
     return found
 
 
-def objective(*losses):
-    return Objective(student(), losses, torch.arange(N) % 3, torch.full((N,), 1 / N))
+def objective(*losses, steps=0, temperatures=None):
+    made = student()
+    return Objective(made, losses, knowledge(made), steps, temperatures)
+
+
+def knowledge(made):
+    def build(seed):
+        torch.manual_seed(seed)
+        return HybridCF(N, dim=6, hidden=8, dropout=0.0, item_dropout=0.0)
+
+    dim = made.item_table().shape[1]
+    return Knowledge(dim, N, n_users=3, strata=torch.arange(N) % 3, popularity=torch.full((N,), 1 / N), build=build)
 
 
 def masked_scores():
@@ -114,5 +130,98 @@ def test_a_batch_without_a_teacher():
     assert torch.isfinite(objective(Loss("cross_entropy"))(batch(distilled=False))["loss"])
 
 
-def test_only_the_student_is_saved():
-    assert all(name.startswith("student.") for name in objective(Loss("cross_entropy")).state_dict())
+def test_what_is_saved_beside_the_student_is_the_progress():
+    names = objective(Loss("cross_entropy")).state_dict()
+    assert {name for name in names if not name.startswith("student.")} == {"step", "sizes"}
+
+
+def test_a_scheduled_weight_follows_the_steps_of_the_training():
+    made = objective(Loss("cross_entropy", Schedule(1.0, 0.0)), Loss("listwise_kl"), steps=4)
+    shares = []
+    for _ in range(5):
+        found = made(batch())
+        rest = found["loss"] - found["listwise_kl"]
+        shares.append(float(rest.detach() / found["cross_entropy"].detach()) if found["cross_entropy"] else 0.0)
+    assert shares == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0], abs=1e-4)
+    made.eval()
+    made(batch())
+    assert float(made.step) == 5  # validation doesn't count
+
+
+def test_a_scheduled_setting_follows_too():
+    made = objective(Loss("listwise_kl", 1.0, {"sharpening": Schedule(1.0, 3.0)}), steps=2)
+    found = [made(batch())["listwise_kl"].item() for _ in range(3)]
+    plain = [objective(Loss("listwise_kl", 1.0, {"sharpening": s}))(batch())["listwise_kl"].item() for s in (1, 2, 3)]
+    assert found == pytest.approx(plain, rel=1e-6)
+
+
+def test_a_balanced_term_weighs_as_much_as_the_first():
+    made = objective(Loss("cross_entropy"), Loss("listwise_kl", 1.0, balance=True))
+    found = made(batch())
+    assert found["loss"].item() == pytest.approx(2 * found["cross_entropy"].item(), rel=1e-5)
+
+
+def test_strata_compare_items_of_one_stratum_only():
+    losses = Loss("listwise_kl", 1.0, strata=True), Loss("listwise_kl", 1.0)
+    inside, whole = (objective(loss)(batch())["listwise_kl"].item() for loss in losses)
+    target = SoftTarget(
+        **{k: v for k, v in batch().items() if k not in ("history", "seen")}, strata=torch.arange(N) % 3
+    )
+    assert inside == pytest.approx(float(within_strata(listwise_kl, masked_scores(), target)), rel=1e-5)
+    assert inside != pytest.approx(whole, rel=1e-3)
+
+
+def test_a_gate_weighs_the_teachers_items():
+    plain = objective(Loss("soft_bpr"))(batch())["soft_bpr"].item()
+    gated = objective(Loss("soft_bpr", gate=True))(batch())["soft_bpr"].item()
+    steep = objective(Loss("soft_bpr", gate={"position": 1.0, "confidence": 0.0, "overlap": 0.0}))(batch())
+    assert gated != pytest.approx(plain, rel=1e-4) and steep["soft_bpr"].item() != pytest.approx(gated, rel=1e-4)
+
+
+def test_an_auxiliary_head_leaves_the_serving_scores_to_the_labels():
+    made = objective(Loss("cross_entropy"), Loss("listwise_kl", head="auxiliary"))
+    found = made(batch())
+    found["listwise_kl"].backward()
+    assert made.student.bias.grad is None or not made.student.bias.grad.any()
+    assert made.side.weight.grad.any() and made.side_bias.grad.any()
+
+
+def test_each_teacher_answers_under_its_own_name():
+    given = batch()
+    other = {"items": torch.tensor([[8, 10], [1, 2], [3, 4]]), "scores": given["scores"], "logz": given["logz"]}
+    both = {**given, **{f"ease/{name}": value for name, value in other.items()}}
+    made = objective(Loss("listwise_kl"), Loss("listwise_kl", teacher="ease"), temperatures={"": [1.0], "ease": [1.0]})
+    found = made(both)
+    assert found["listwise_kl"].item() == pytest.approx(objective(Loss("listwise_kl"))(given)["listwise_kl"].item())
+    alone = objective(Loss("listwise_kl"))({**given, **other})["listwise_kl"].item()
+    assert found["listwise_kl_2"].item() == pytest.approx(alone)
+
+
+@pytest.mark.parametrize("option", [{"gate": True}, {"strata": True}, {"head": "auxiliary"}])
+def test_a_loss_on_vectors_takes_no_option_of_losses_on_scores(option):
+    with pytest.raises(UserError, match="compares vectors"):
+        objective(Loss("mutual", **option))
+
+
+def test_two_students_teach_each_other():
+    made = objective(Loss("cross_entropy"), Loss("mutual"))
+    optimizer = torch.optim.Adam(made.parameters(), lr=0.02)
+    given = batch()
+    first = None
+    for _ in range(60):
+        optimizer.zero_grad()
+        found = made(given)
+        first = first or found["mutual"].item()
+        found["loss"].backward()
+        optimizer.step()
+    assert found["mutual"].item() < 0.5 * first
+    peer = next(term.module.peer for term in made.terms if term.module is not None)
+    assert all(w.grad is not None and torch.isfinite(w.grad).all() for w in peer.parameters())
+
+
+def test_kl_is_zero_between_equals_and_by_hand_otherwise():
+    one = torch.tensor([[0.0, 0.0, -torch.inf]])
+    other = torch.tensor([[math.log(3.0), 0.0, -torch.inf]])
+    assert float(kl(one, one)) == pytest.approx(0.0, abs=1e-7)
+    # KL((1/2, 1/2) || (3/4, 1/4)) = 1/2 ln(2/3) + 1/2 ln 2
+    assert float(kl(one, other)) == pytest.approx(0.5 * math.log(2 / 3) + 0.5 * math.log(2), rel=1e-5)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
+from distill.config import PROVIDED
 from distill.errors import UserError
 from distill.plugins import TABLES, check_arguments, describe, matches, nearest, resolve
 
@@ -15,7 +16,7 @@ NAMES = [(kind, name) for kind, table in TABLES.items() for name in table]
 def test_every_short_name_resolves_and_says_what_it_is(kind, name):
     target = resolve(kind, name)
     assert callable(target) and inspect.getdoc(target)
-    hidden = {"student": ("n_items", "item_vectors"), "loss": ("scores", "target"), "teacher": ()}[kind]
+    hidden = {**PROVIDED, "teacher": ()}[kind]
     settings = [p for p in inspect.signature(target).parameters.values() if p.name not in hidden]
     assert all(p.annotation is not p.empty for p in settings), "an argument without a type can't be checked"
     for setting in settings:

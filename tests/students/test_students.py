@@ -1,113 +1,103 @@
-"""Students: the contract, a checkerboard that is learned, saving, seeds, new users."""
+"""Students: the contract, a checkerboard that is learned, saving, seeds, new users; a user's own student."""
 
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from student_samples import SMALL, N, histories, trained, vectors
 from torch import nn
 
-from distill.config import Loss
 from distill.contracts import check_student
+from distill.contracts.worlds import checkerboard, ring, share_in_own_half
 from distill.data.contexts import train_contexts
-from distill.data.dataset import Dataset
-from distill.engine.local import Local
-from distill.engine.loop import best_weights, fit
 from distill.errors import UserError
-from distill.job import Job
-from distill.objectives.objective import Objective
 from distill.plugins import TABLES, resolve
-from distill.tensors import next_item_batch, shuffled
 from students.checkpoint import build_student, load_student, save_student
 from students.hybrid_cf import HybridCF
-from students.item_table import ItemTable
+from students.mf import MatrixFactorisation
 from students.protocol import Student, scores
 
-N = 24
-SMALL = {"dim": 8, "hidden": 16}
+STUDENTS = list(TABLES["student"])
+SEQUENTIAL = [name for name in STUDENTS if name in ("sasrec_small", "gru4rec_small")]
+OWN = {"two_tower": {"ids": True, "id_dropout": 0.0}}  # these texts say nothing of the two halves
+SHARED_SETTINGS = [
+    {},
+    {"dim": 40},
+    {"cosine": False},
+    {"tied": True},
+    {"text": "none"},
+    {"text": "null_space"},
+    {"buckets": 5},
+    {"dropout": 0.5, "item_dropout": 0.5},
+]
 
 
-def vectors(width=10):
-    return torch.randn(N, width, generator=torch.Generator().manual_seed(3))
+def settings_of(name, settings):
+    """The settings that this student has; None where it has not all of them."""
+    known = resolve("student", name).__init__.__annotations__
+    return settings if set(settings) <= set(known) else None
 
 
-def checkerboard(users=80):
-    """Users of the first half choose items of the first half, the others those of the second."""
-    rng = np.random.default_rng(0)
-    rows = [rng.permutation(N // 2)[:7] + (N // 2) * (u % 2) for u in range(users)]
-    names = np.array([f"i{i}" for i in range(N)])
-    return Dataset(
-        np.array([f"u{u}" for u in range(users)]),
-        names,
-        list(names),
-        list(names),
-        np.arange(users + 1) * 7,
-        np.concatenate(rows).astype(np.int32),
-        np.zeros(users * 7, np.uint8),
-    )
-
-
-def trained(folder, text=None, seed=0, name="hybrid_cf", **settings):
-    """A student trained on the checkerboard with the project's own engine, without validation."""
-    dataset = checkerboard()
-    arguments = {**SMALL, **settings}
-    student = build_student(name, arguments, N, text, seed)
-    contexts = train_contexts(dataset)
-    rows = np.flatnonzero(contexts.target >= 0)
-    job = Job(
-        model=Objective(student, [Loss("cross_entropy")], torch.zeros(N, dtype=torch.long), torch.full((N,), 1 / N)),
-        batches=lambda epoch: shuffled(rows, 64, seed, epoch),
-        collate=lambda r: next_item_batch(contexts, r, 50),
-        epochs=6,
-        learning_rate=0.02,
-    )
-    fit(job, Local(), folder, None, "student")
-    student.load_state_dict({k.removeprefix("student."): v for k, v in best_weights(folder).items()})
-    return student.eval()
-
-
-def histories():
-    return torch.tensor([[N, N, N, N], [N, N, N, 2], [N, 3, 4, 5], [13, 14, 15, 16]])
-
-
-@pytest.mark.parametrize("name", TABLES["student"])
-def test_every_built_in_student_keeps_the_contract(name):
-    check_student(lambda n_items, item_vectors: resolve("student", name)(n_items=n_items, item_vectors=item_vectors))
+@pytest.mark.parametrize("settings", SHARED_SETTINGS, ids=str)
+@pytest.mark.parametrize("name", STUDENTS)
+def test_every_built_in_student_keeps_the_contract(name, settings):
+    if settings_of(name, settings) is None:
+        pytest.skip(f"{name} has no such setting")
+    make = partial(resolve("student", name), **{**SMALL, **settings})
+    check_student(lambda n_items, item_vectors: make(n_items=n_items, item_vectors=item_vectors))
+    assert isinstance(make(n_items=N), Student)
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [
-        {"dim": 8},
-        {"dim": 40},
-        {"dim": 8, "decays": [2]},
-        {"dim": 8, "use_text": False},
-        {"dim": 8, "tied": True},
-        {"dim": 8, "dropout": 0.5, "item_dropout": 0.5},
-    ],
+    "settings", [{"decays": [2]}, {"decays": [10_000.0]}, {"l2": 0.01}, {"ids": True}, {"length": 3}], ids=str
 )
-def test_hybrid_cf_keeps_the_contract_with_other_settings(settings):
-    make = partial(HybridCF, **settings)
-    check_student(lambda n_items, item_vectors: make(n_items, item_vectors=item_vectors))
-    assert isinstance(make(N), Student)
+def test_settings_of_some_students(settings):
+    for name in STUDENTS:
+        if settings_of(name, settings) is not None:
+            make = partial(resolve("student", name), **{**SMALL, **settings})
+            check_student(lambda n_items, item_vectors, make=make: make(n_items=n_items, item_vectors=item_vectors))
 
 
-@pytest.mark.parametrize("text", [False, True])
-def test_a_checkerboard_is_learned(tmp_path, text):
-    student = trained(tmp_path, vectors() if text else None)
-    users, dataset = 40, checkerboard()
-    batch = train_contexts(dataset).batch(np.flatnonzero(train_contexts(dataset).target < 0)[:users], 50)
+@pytest.mark.parametrize("text", [False, True], ids=["ids", "text"])
+@pytest.mark.parametrize("name", STUDENTS)
+def test_a_checkerboard_is_learned(tmp_path, name, text):
+    student = trained(tmp_path, name, vectors() if text else None, epochs=10, **OWN.get(name, {}))
+    contexts = train_contexts(checkerboard())
+    batch = contexts.batch(np.flatnonzero(contexts.target < 0), 50)
     with torch.no_grad():
         best = scores(student, torch.from_numpy(batch.history)).topk(10).indices.numpy()
-    own = (best >= N // 2) == (batch.user % 2 == 1)[:, None]
-    assert own.mean() > 0.95
+    assert share_in_own_half(best, batch.user) > 0.95
 
 
-@pytest.mark.parametrize("text", [False, True])
-def test_saving_and_loading_gives_equal_scores(tmp_path, text):
+@pytest.mark.parametrize(
+    "settings", [{"cosine": False}, {"buckets": 12}, {"text": "null_space"}, {"l2": 1e-4}], ids=str
+)
+def test_a_checkerboard_is_learned_with_other_settings(tmp_path, settings):
+    student = trained(tmp_path, "mf", vectors(), **settings)
+    contexts = train_contexts(checkerboard())
+    batch = contexts.batch(np.flatnonzero(contexts.target < 0), 50)
+    with torch.no_grad():
+        best = scores(student, torch.from_numpy(batch.history)).topk(10).indices.numpy()
+    assert share_in_own_half(best, batch.user) > 0.9
+
+
+@pytest.mark.parametrize("name", SEQUENTIAL)
+def test_students_that_read_the_order_learn_a_ring(tmp_path, name):
+    student = trained(tmp_path, name, dataset=ring(), epochs=12, tied=False)
+    with torch.no_grad():
+        best = scores(student, torch.arange(N)[:, None]).argmax(1)
+        longer = scores(student, (torch.arange(N)[:, None] + torch.arange(4)) % N).argmax(1)
+    assert torch.equal(best, (torch.arange(N) + 1) % N)
+    assert torch.equal(longer, (torch.arange(N) + 4) % N)
+
+
+@pytest.mark.parametrize("text", [False, True], ids=["ids", "text"])
+@pytest.mark.parametrize("name", STUDENTS)
+def test_saving_and_loading_gives_equal_scores(tmp_path, name, text):
     item_vectors = vectors() if text else None
-    student = trained(tmp_path, item_vectors)
-    save_student(tmp_path, "hybrid_cf", SMALL, N, student.state_dict(), item_vectors)
+    student = trained(tmp_path, name, item_vectors, epochs=1)
+    save_student(tmp_path, name, SMALL, N, student.state_dict(), item_vectors)
     loaded = load_student(tmp_path)
     assert not loaded.training
     with torch.no_grad():
@@ -115,26 +105,33 @@ def test_saving_and_loading_gives_equal_scores(tmp_path, text):
     assert (tmp_path / "item_vectors.safetensors").is_file() is text
 
 
-@pytest.mark.parametrize("text", [False, True])
-def test_the_seed_decides_the_weights(tmp_path, text):
-    item_vectors = vectors() if text else None
-    a, b, c = (trained(tmp_path / str(n), item_vectors, seed) for n, seed in enumerate([0, 0, 1]))
-    for name, value in a.state_dict().items():
-        assert torch.equal(value, b.state_dict()[name]), name
+@pytest.mark.parametrize("name", STUDENTS)
+def test_the_seed_decides_the_weights(tmp_path, name):
+    a, b, c = (trained(tmp_path / str(n), name, vectors(), seed, epochs=1) for n, seed in enumerate([0, 0, 1]))
+    for key, value in a.state_dict().items():
+        assert torch.equal(value, b.state_dict()[key]), key
     assert not torch.equal(a.item_table(), c.item_table())
 
 
-def test_a_new_user_gets_finite_scores_and_the_bias_decides(tmp_path):
-    student = trained(tmp_path)
-    nothing = torch.full((1, 5), N)
+@pytest.mark.parametrize("name", STUDENTS)
+def test_a_new_user_gets_finite_scores(tmp_path, name):
+    student = trained(tmp_path, name, epochs=1)
     with torch.no_grad():
-        found = scores(student, nothing)
-    assert torch.isfinite(found).all()
+        assert torch.isfinite(scores(student, torch.full((1, 5), N))).all()
 
 
-def test_before_training_a_text_student_walks_in_the_text_space():
+@pytest.mark.parametrize("name", STUDENTS)
+def test_history_order_matters(tmp_path, name):
+    student = trained(tmp_path, name)
+    with torch.no_grad():
+        forwards, backwards = scores(student, torch.tensor([[1, 2, 3], [3, 2, 1]]))
+    assert not torch.allclose(forwards, backwards)
+
+
+@pytest.mark.parametrize("kind", [HybridCF, MatrixFactorisation])
+def test_before_training_a_text_student_walks_in_the_text_space(kind):
     text = vectors(width=6)
-    student = HybridCF(N, dim=6, item_vectors=text).eval()
+    student = kind(N, dim=6, item_vectors=text).eval()
     with torch.no_grad():
         found = scores(student, torch.tensor([[7]]))[0]
     centred = text - text.mean(0)
@@ -142,39 +139,68 @@ def test_before_training_a_text_student_walks_in_the_text_space():
     assert torch.allclose(found, 16.0 * cosine, atol=1e-3)
 
 
-def test_item_tables_start_at_the_principal_components():
-    text = torch.randn(N, 3, generator=torch.Generator().manual_seed(0)) @ torch.randn(3, 10)
-    made = ItemTable(N, 5, text)
-    table = made().detach()
-    assert table.shape == (N, 5)
-    assert table.norm(dim=1).mean() == pytest.approx(1.0, abs=1e-4)
-    centred = text - text.mean(0)
-    gram = centred @ centred.T
-    assert torch.allclose(table @ table.T * (gram.trace() / (table @ table.T).trace()), gram, atol=1e-3)
-    assert not made.identity.any(), "the id part starts at zero"
-    plain = ItemTable(N, 5)
-    assert plain().shape == (N, 5) and plain.text is None
-
-
-def test_an_item_table_wider_than_its_text():
-    assert torch.isfinite(ItemTable(N, 40, vectors(6))()).all()
-    assert ItemTable(4, 8, vectors(6)[:4])().shape == (4, 8)
-
-
-def test_history_order_and_latest_item_matter(tmp_path):
-    student = trained(tmp_path)
+def test_item_dropout_leaves_something_of_every_history():
+    student = MatrixFactorisation(N, dim=8, dropout=0.0, item_dropout=0.9).train()
+    torch.manual_seed(0)
     with torch.no_grad():
-        forwards, backwards = scores(student, torch.tensor([[1, 2, 3], [3, 2, 1]]))
-    assert not torch.allclose(forwards, backwards)
+        assert (student.encode(torch.arange(N)[:, None].repeat(1, 3)).norm(dim=1) > 1).all()
+
+
+def test_a_ridge_pulls_the_rows_that_scoring_uses():
+    found = {}
+    for l2 in (0.0, 0.5):
+        torch.manual_seed(0)
+        student = MatrixFactorisation(N, dim=8, cosine=False, l2=l2, dropout=0.0, item_dropout=0.0).train()
+        scores(student, histories()).logsumexp(1).sum().backward()
+        found[l2] = {name: p.grad.clone() for name, p in student.named_parameters()}
+        rows = {name: p.detach().clone() for name, p in student.named_parameters()}
+    for name in ("inputs.identity", "outputs.identity"):
+        assert torch.allclose(found[0.5][name] - found[0.0][name], 0.5 * rows[name], atol=1e-4)
+    assert torch.equal(found[0.5]["bias"], found[0.0]["bias"])
 
 
 def test_loading_says_what_is_wrong(tmp_path):
     with pytest.raises(UserError, match="holds no student"):
         load_student(tmp_path)
     student = build_student("hybrid_cf", SMALL, N, None, 0)
-    save_student(tmp_path, "hybrid_cf", {"dim": 9, "hidden": 16}, N, student.state_dict(), None)
+    save_student(tmp_path, "hybrid_cf", {"dim": 9}, N, student.state_dict(), None)
     with pytest.raises(UserError, match=r"weights don't fit the settings in student.json"):
         load_student(tmp_path)
+
+
+@pytest.mark.parametrize("ids", [False, True])
+def test_a_content_tower_places_items_that_nobody_has_chosen(tmp_path, ids):
+    half = (torch.arange(N) >= N // 2).float()
+    text = 0.3 * vectors() + (2 * half - 1)[:, None] * torch.linspace(-1, 1, 10)
+    cold = torch.tensor([3, 4, N // 2 + 3, N // 2 + 4])
+    dataset = checkerboard(n_users=200, cold=cold.tolist())
+    assert not dataset.popularity[cold].any()
+    student = trained(tmp_path, "two_tower", text, dataset=dataset, ids=ids)
+    contexts = train_contexts(dataset)
+    batch = contexts.batch(np.flatnonzero(contexts.target < 0), 50)
+    with torch.no_grad():
+        vectors_of_text = nn.functional.normalize(student.outputs.without_ids(), dim=-1)
+        found = student.encode(torch.from_numpy(batch.history)) @ vectors_of_text[cold].T
+    best = cold[found.topk(2, dim=1).indices].numpy()
+    assert share_in_own_half(best, batch.user) > 0.98
+
+
+@pytest.mark.parametrize("wrong", [{"dim": 9}, {"blocks": 0}, {"length": 0}, {"heads": 0}])
+def test_an_attention_that_cannot_be_built_says_why(wrong):
+    with pytest.raises(UserError, match="sasrec_small"):
+        build_student("sasrec_small", wrong, N, None, 0)
+
+
+def test_a_gru_reads_its_latest_items_whatever_stands_between():
+    torch.manual_seed(0)
+    student = resolve("student", "gru4rec_small")(N, dim=8, length=3).eval()
+    with torch.no_grad():
+        whole, cut, gaps = (
+            student.encode(torch.tensor([history])) for history in ([1, 2, 3, 4, 5], [N, N, 3, 4, 5], [3, N, 4, N, 5])
+        )
+    assert torch.allclose(whole, cut, atol=1e-6) and torch.allclose(cut, gaps, atol=1e-6)
+    with pytest.raises(UserError, match="length is 0"):
+        build_student("gru4rec_small", {"length": 0}, N, None, 0)
 
 
 class MyStudent(nn.Module):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distill.data.contexts import ContextBatch
-from teachers.fusion import FusedTeacher, fit_sharpness, fit_weights
+from teachers.fusion import FusedTeacher, fit_sharpness, fit_tilt, fit_weights
 
 USERS, N = 300, 60
 
@@ -114,3 +114,42 @@ def test_the_fused_score_is_the_sharpened_weighted_sum():
     assert c.asked == 0, "a member without weight isn't asked"
     with pytest.raises(ValueError, match="every member's weight is zero"):
         FusedTeacher({"a": a}, {"a": 0.0}).score(batch)
+
+
+def test_the_tilt_takes_out_popularity_that_was_added_twice():
+    taste, _, quality, _ = world()
+    prior = torch.linspace(0.0, 2.0, N)
+    doubled = taste + prior
+    tilt = fit_tilt(doubled, prior, quality, quality, 0.02)
+    assert tilt == pytest.approx(1.0, rel=0.35)
+    assert quality(doubled - tilt * prior) > quality(doubled)
+
+
+def test_a_tilt_may_cost_no_more_than_it_is_allowed():
+    taste, _, quality, _ = world()
+    prior = torch.linspace(0.0, 2.0, N)
+
+    def against_popular(scores):
+        return -float((scores.argmax(1) * 1.0).mean())  # the last items are the popular ones
+
+    free = fit_tilt(taste, prior, against_popular, quality, 1.0)
+    bounded = fit_tilt(taste, prior, against_popular, quality, 0.02)
+    assert free > bounded >= 0
+    assert quality(taste - bounded * prior) >= 0.98 * quality(taste)
+
+
+def test_without_a_prior_there_is_nothing_to_tilt():
+    taste, _, quality, _ = world()
+    assert fit_tilt(taste, torch.ones(N), quality, quality, 0.02) == 0.0
+
+
+def test_the_fused_teacher_takes_the_tilt_off_its_scores():
+    class Flat:
+        def score(self, batch):
+            return torch.zeros(len(batch.row_id), 3)
+
+    batch = ContextBatch(*(np.zeros((2, 1), np.int64) for _ in range(6)))
+    teacher = FusedTeacher(
+        {"flat": Flat()}, {"flat": 1.0}, sharpness=2.0, tilt=0.5, prior=torch.tensor([0.0, 1.0, 3.0])
+    )
+    assert teacher.score(batch).tolist() == [[0.0, -1.0, -3.0]] * 2

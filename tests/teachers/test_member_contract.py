@@ -24,6 +24,9 @@ SETTINGS = {
     "text_space": {"vectors": "tower", "epochs": 1},
     "ease": {},
     "itemknn": {"neighbours": 5},
+    "ials": {"dim": 4},
+    "lightgcn": {"dim": 4, "epochs": 1},
+    "sasrec": {"dim": 4, "epochs": 1},
     "popularity": {},
 }  # fmt: skip
 

@@ -3,39 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from member_samples import N, ranked, trainer
 
-from distill.ask import quality
 from distill.contracts import check_member, check_reload
-from distill.data.contexts import history_contexts
-from distill.data.dataset import TRAIN, VALID, Dataset
+from distill.contracts.worlds import checkerboard, share_in_own_half
+from distill.data.dataset import Dataset
 from distill.engine.local import Local
-from distill.engine.loop import best_weights
 from distill.engine.loop import fit as train
 from distill.errors import UserError
-from distill.ranking.cases import cases_of
 from teachers.protocol import Inputs
 from teachers.text_space import TextSpace, centred, principal
 
-N = 24
 SETTINGS = {"vectors": "tower", "epochs": 4, "batch_size": 64, "learning_rate": 0.02, "dropout": 0.1}
-
-
-def checkerboard(users=80, seed=0):
-    """Users of the first half choose items of the first half, the others those of the second; the last is valid."""
-    rng = np.random.default_rng(seed)
-    rows = [rng.permutation(N // 2)[:7] + (N // 2) * (u % 2) for u in range(users)]
-    parts = np.tile(np.array([TRAIN] * 6 + [VALID], np.uint8), users)
-    names = np.array([f"i{i}" for i in range(N)])
-    items = np.concatenate(rows).astype(np.int32)
-    return Dataset(
-        np.array([f"u{u}" for u in range(users)]),
-        names,
-        list(names),
-        list(names),
-        np.arange(users + 1) * 7,
-        items,
-        parts,
-    )
 
 
 DATA = checkerboard()
@@ -47,45 +26,25 @@ def inputs(seed=0, data=DATA):
     return Inputs(data, {"tower": text}, seed, torch.device("cpu"))
 
 
-def trainer(folder, member):
-    def run(job):
-        def validate(model):
-            member.refresh(model, Local())
-            return quality(member.score, cases_of(DATA, VALID)).values["ndcg@10"]
-
-        train(job, Local(), folder, validate, "text_space")
-        return best_weights(folder)
-
-    return run
-
-
 def fitted(folder, experiment_seed=0, **other):
     member = TextSpace(**{**SETTINGS, **other})
     member.prepare(inputs(experiment_seed))
-    member.finish(trainer(folder, member)(member.job()))
+    member.finish(trainer(folder, member, DATA)(member.job()))
     return member
-
-
-def in_group(member):
-    """Share of each user's ten best unseen-or-seen items that lie in the user's own group."""
-    users = np.arange(DATA.n_users)
-    batch = history_contexts(DATA, users, VALID).batch(users, 99)
-    best = member.score(batch).topk(10).indices.numpy()
-    return float(((best >= N // 2) == (users % 2 == 1)[:, None]).mean())
 
 
 def test_recommendations_stay_inside_the_users_group(tmp_path):
     before = TextSpace(**SETTINGS)
     before.prepare(inputs())
     before.refresh(before.model, None)
-    assert in_group(before) < 0.8
-    assert in_group(fitted(tmp_path)) > 0.98
+    assert share_in_own_half(*ranked(before, DATA)) < 0.8
+    assert share_in_own_half(*ranked(fitted(tmp_path), DATA)) > 0.98
 
 
 @pytest.mark.parametrize("other", [{}, {"mlp": True}, {"width": 6}, {"decays": [2, 5]}])
 def test_the_contract(tmp_path, other):
     member = TextSpace(**{**SETTINGS, **other})
-    check_member(member, DATA, inputs(), trainer(tmp_path, member))
+    check_member(member, DATA, inputs(), trainer(tmp_path, member, DATA))
     check_reload(member, TextSpace(**{**SETTINGS, **other}), DATA)
     assert member.item_vectors().shape == (N, other.get("width", 16))
     assert member.item_vectors().norm(dim=1).tolist() == pytest.approx([1.0] * N, abs=1e-5)
