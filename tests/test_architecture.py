@@ -54,7 +54,8 @@ ENTRY_POINTS = {
     for name in (
         "prepare", "train_teacher", "score_teacher", "scores", "train_student", "export_student", "export_teacher",
         "benchmark", "evaluate", "recommend", "doctor", "compress", "public_sets",
-        "measure_latency", "timed_models", "compare", "tracking", "recipes", "rescore", "known", "ablate", "ablation_table",
+        "measure_latency", "timed_models", "compare", "tracking", "recipes", "rescore", "known",
+        "ablate", "ablation_table",
     )
 }  # fmt: skip
 ONNX_ROOMS = ("distill.export", "distill.export_student", "distill.export_teacher")
