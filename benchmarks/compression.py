@@ -34,6 +34,7 @@ from students.protocol import scores as student_scores
 
 FORMS = "fp32,fp16,int8,int8+dynamic,int8+static,int4,pq,pruned,kmeans,low_rank,int8@32,int4@32"
 METRICS = ("ndcg@10", "tail_ndcg@10", "coverage@10", "tail_coverage@10")
+JUDGED = METRICS[:2]  # of users, whose differences say what chance does
 K, BATCH, HISTORIES = 10, 256, 200
 
 
@@ -113,7 +114,7 @@ def torch_part(student: Student, dataset: Dataset, part: int, max_length: int, u
 
 
 def compare(graph: Graph, part: Part, max_length: int) -> dict[str, float]:
-    """Shares of torch's metrics that a file keeps, two standard errors of that of ndcg, and the overlap."""
+    """Shares of torch's metrics that a file keeps, two standard errors of those of ndcg ("± ndcg@10"), the overlap."""
     contexts = contexts_of(part.cases)
     lists = []
     for start in range(0, len(part.cases), BATCH):
@@ -123,8 +124,9 @@ def compare(graph: Graph, part: Part, max_length: int) -> dict[str, float]:
     found = evaluate(ids, part.cases, METRICS)
     before = part.torch.values
     shares = {name: found.values[name] / before[name] if before[name] else 1.0 for name in METRICS}
-    values = (np.nan_to_num(each.per_user["ndcg@10"]) for each in (found, part.torch))
-    return {**shares, "noise": noise(*values), "overlap": overlap(ids, part.ranked)}
+    paired = {name: [np.nan_to_num(each.per_user[name]) for each in (found, part.torch)] for name in JUDGED}
+    noises = {f"± {name}": noise(*values) for name, values in paired.items()}
+    return {**shares, **noises, "overlap": overlap(ids, part.ranked)}
 
 
 def calls(graphs: Mapping[str, Graph], cases: Cases, max_length: int) -> dict[str, Callable[[int], Any]]:
@@ -139,7 +141,9 @@ def calls(graphs: Mapping[str, Graph], cases: Cases, max_length: int) -> dict[st
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Lines of a Markdown table; validation / test in one cell."""
-    names = ("ndcg@10", "±", "tail_ndcg@10", "coverage@10", "tail_coverage@10", "overlap@10")
+    columns = {"ndcg@10": 2, "± ndcg@10": 2, "tail_ndcg@10": 1, "± tail_ndcg@10": 1}
+    columns |= {"coverage@10": 1, "tail_coverage@10": 1}
+    names = [*("±" if name.startswith("±") else name for name in columns), "overlap@10"]
     lines = [
         f"| form | bytes | share | {' | '.join(names)} | p50 ms |",
         "|---|" + "---|" * (len(names) + 3),
@@ -147,7 +151,7 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         cells = [
             " / ".join(f"{100 * row[part][key]:.{digits}f}" for part in ("validation", "test"))
-            for key, digits in (*((m, 2) for m in METRICS[:1]), ("noise", 2), *((m, 1) for m in METRICS[1:]))
+            for key, digits in columns.items()
         ]
         cells.append(" / ".join(f"{row[part]['overlap']:.4f}" for part in ("validation", "test")))
         share = row["bytes"] / rows[0]["bytes"]

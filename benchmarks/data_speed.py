@@ -4,8 +4,8 @@
     python -m benchmarks.data_speed prepare --events 200000    a smaller size
     python -m benchmarks.data_speed read                       reading alone, CSV and Parquet, beside polars' readers
 
-Interactions are synthetic: item popularity follows Zipf's law, users have log-normal activity, and times rise. Each
-measurement runs in a process of its own, so that its peak memory is its own. Prints a table, then one JSON line.
+Interactions are synthetic, as `distill synthesize` makes them. Each measurement runs in a process of its own, so that
+its peak memory is its own. Prints a table, then one JSON line.
 """
 
 from __future__ import annotations
@@ -21,38 +21,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 from rich.table import Table
 
+from distill.data.synthetic import write_interactions
 from distill.progress import console
 
-FIRST_SECOND = 1_500_000_000
-SPAN = 200_000_000  # seconds, about six years
 
-
-def synthesize(path: Path, events: int, seed: int = 0) -> None:
-    """Writes interactions as Parquet: user_id, item_id, rating and timestamp in the order in which they happened.
-
-    Args:
-        path: The file.
-        events: Rows. There are a hundredth as many users and a four-hundredth as many items.
-        seed: Of the draws.
-    """
-    rng = np.random.default_rng(seed)
-    n_users, n_items = max(events // 100, 10), max(events // 400, 10)
-    activity = np.cumsum(rng.lognormal(0.0, 1.0, n_users))
-    popularity = np.cumsum(1.0 / np.arange(1, n_items + 1))
-    users, items = (
-        np.searchsorted(mass, rng.random(events) * mass[-1]).astype(np.int64) for mass in (activity, popularity)
-    )
-    frame = {
-        "user_id": rng.permutation(n_users)[users] + 1,
-        "item_id": rng.permutation(n_items)[items] + 1,
-        "rating": rng.integers(1, 6, events).astype(np.int8),
-        "timestamp": np.sort(rng.integers(0, SPAN, events)) + FIRST_SECOND,
-    }
-    pl.DataFrame(frame).write_parquet(path)
+def synthesize(path: Path, events: int) -> None:
+    """Writes interactions as Parquet, with a hundredth as many users and a four-hundredth as many items."""
+    write_interactions(path, max(events // 100, 10), max(events // 400, 10), events, seed=0)
 
 
 def plain(path: Path, folder: Path) -> None:
@@ -103,7 +81,15 @@ def child(work: str, path: Path) -> dict[str, float]:
         begin = time.perf_counter()
         WORK[work](path, Path(folder))
         seconds = time.perf_counter() - begin
-    return {"seconds": seconds, "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9}
+    return {"seconds": seconds, "peak_gb": peak_bytes() / 1e9}
+
+
+def peak_bytes() -> int:
+    """Most memory that this process has held; its parent's, which `ru_maxrss` begins with on Linux, doesn't count."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def prepare_half(sizes: Sequence[int], folder: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ STAGES = {
 PARTS = {"latency": "distill.measure_latency"}  # of the benchmark, for `--only`
 OTHERS = {
     "datasets": ("distill.public_sets:datasets_command", "list known public data sets, download one"),
+    "synthesize": ("distill.synthesize:synthesize_command", "write a synthetic data set of any size"),
     "compare": ("distill.compare:compare_command", "set finished runs side by side, with significance letters"),
     "ablate": ("distill.ablate:ablate_command", "train a grid of objectives, controls and seeds; one table"),
     "compress": ("distill.compress:compress_command", "search stored forms and widths of a student for a budget"),

@@ -81,6 +81,7 @@ def build(config: Config, folder: Path) -> dict[str, Any]:
     if EXACT in config.export.variants:
         encoder = trace_encoder(student, config.fit.max_length)
         others += [folder / name for name in write_exact(folder, *folded_items(student), encoder)]
+        check_loads(folder, dataset.n_items)
         loaded[EXACT] = ExactGraph.open(folder)
     gate = check_parity(config, dataset, student, loaded)
     if config.export.finetune_steps and histories is not None:

@@ -25,13 +25,14 @@ from distill.ranking.cases import cases_of
 from distill.recipes import STUDENT
 from distill.runs import run_stage, write_json
 from distill.serving.runtime import read_about
-from distill.timed_models import CACHED, LIVE_CATALOGUE, LIVE_HISTORY
+from distill.timed_models import CACHED, LIVE_CATALOGUE, LIVE_HISTORY, ONNX_HISTORY
 
 K = 10
 LATENCY = "latency"
 TEACHER_ROWS = {
     CACHED: "teacher, item vectors cached",
     LIVE_HISTORY: "teacher, texts of the history encoded live",
+    ONNX_HISTORY: "teacher, texts of the history encoded live by its ONNX export",
     LIVE_CATALOGUE: "teacher, texts of the whole catalogue encoded live",
 }
 PEERS = {
@@ -73,7 +74,7 @@ def build(config: Config, folder: Path) -> dict[str, Any]:
 
 
 def subjects(config: Config, dataset: Dataset, histories: Path) -> list[Subject]:
-    """Exported files, torch students, the teacher in three ways, and the peers that are installed."""
+    """Exported files, torch students, the teacher in several ways, and the peers that are installed."""
     bundle, tree, n_items = config.folder / "export", to_tree(config), dataset.n_items
     shared, about = {"histories": str(histories), "k": K}, read_about(bundle)
     for key in ("source", "overrides"):
@@ -97,10 +98,14 @@ def subjects(config: Config, dataset: Dataset, histories: Path) -> list[Subject]
     found.append(
         Subject(STUDENT, "student, torch, tables folded once", place, arguments, n_items, weights.stat().st_size)
     )
-    size = sum(path.stat().st_size for path in (config.folder / "teacher").rglob("*.safetensors"))
+    weights_of_teacher = list((config.folder / "teacher").rglob("*.safetensors"))
+    exported = list((bundle / "teacher").glob("*.tower.onnx"))
     for live, words in TEACHER_ROWS.items():
-        arguments = {"tree": tree, "live": live, "k": K}
-        found.append(Subject(live, words, "distill.timed_models:open_teacher", arguments, n_items, size))
+        files = exported if live == ONNX_HISTORY else weights_of_teacher
+        if files or live != ONNX_HISTORY:
+            arguments = {"tree": tree, "live": live, "k": K}
+            size = sum(path.stat().st_size for path in files)
+            found.append(Subject(live, words, "distill.timed_models:open_teacher", arguments, n_items, size))
     for peer in config.benchmark.latency.peers:
         if peer not in PEERS:
             raise UserError(f"benchmark.latency.peers holds '{peer}'; expected some of {', '.join(PEERS)}.")

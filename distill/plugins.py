@@ -59,6 +59,11 @@ TABLES: dict[str, dict[str, str]] = {
         "neighbour_self_distillation": "distill.objectives.neighbours:NeighbourSelfDistillation",
         "mutual": "distill.objectives.mutual:Mutual",
     },
+    "paraphrase": {
+        "word_dropout": "distill.data.paraphrase:word_dropout",
+        "back_translation": "teachers.back_translation:back_translation",
+        "apertium": "distill.data.paraphrase:apertium",
+    },
 }
 
 

@@ -31,12 +31,13 @@ COMMANDS = {
     "export": "export-student",
     "report": "benchmark",
 }
+PARTS = {"latency": "benchmark --only latency"}  # folders that a part of a stage makes
 
 
 def command_of(stage: str) -> str:
     """The command that makes a stage's folder; further seeds and controls have a folder of their own."""
     kind = stage.partition("-")[0]
-    return COMMANDS.get("student" if kind == "control" else kind, stage)
+    return {**COMMANDS, **PARTS}.get("student" if kind == "control" else kind, stage)
 
 
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from distill.config import Config, Scores, to_tree
-from distill.data.augment import appends, last_real_rows, rollouts, static_contexts, subset
+from distill.data.augment import appends, last_real_rows, rollouts, static_contexts
 from distill.data.contexts import Contexts, Kind, concatenate
 from distill.data.dataset import Dataset
+from distill.data.edits import edited_contexts
 from distill.data.select import select, wanted_count
 from distill.engine.accelerator import make_accelerator
 from distill.errors import UserError
@@ -49,7 +50,7 @@ def main(config: Config) -> Path:
     accelerator = make_accelerator("none", None)
     return run_stage(
         folder,
-        settings={"scores": to_tree(config.scores), "seed": config.seed},
+        settings={"scores": what_counts(config.scores), "seed": config.seed},
         inputs=[config.folder / "data", config.folder / "teacher"],
         build=lambda path: build(config, path, accelerator),
         config_source=config.source,
@@ -57,6 +58,14 @@ def main(config: Config) -> Path:
         command=config.command("score-teacher"),
         mend=True,
     )
+
+
+def what_counts(settings: Scores) -> dict[str, Any]:
+    """The settings that decide a store; kinds of contexts that are off don't count, so older stores stay valid."""
+    tree = to_tree(settings)
+    off = [name for name in ("masks", "reorders", "substitutes") if not tree[name]]
+    off += ["similar"] if "substitutes" in off else []
+    return {name: value for name, value in tree.items() if name not in off}
 
 
 def build(config: Config, folder: Path, accelerator: Any) -> dict[str, Any]:
@@ -126,9 +135,12 @@ def first_pass(dataset: Dataset, settings: Scores, seed: int) -> tuple[Contexts,
     Returns:
         Contexts, a mask over them (R,), and what the budget leaves for contexts drawn later; None without a budget.
     """
-    contexts = static_contexts(
+    whole = static_contexts(
         dataset, seed, settings.drops, settings.crops, settings.singles, settings.max_prefixes, settings.mixes
     )
+    edits = {Kind.MASK: settings.masks, Kind.REORDER: settings.reorders, Kind.SUBSTITUTE: settings.substitutes}
+    edited = edited_contexts(dataset, seed, edits, settings.similar, settings.max_prefixes)
+    contexts = concatenate([whole, *edited])
     later = len(last_real_rows(contexts)) * (settings.rollouts + settings.appends)
     budget = wanted_count(settings.budget, len(contexts) + later)
     if budget == len(contexts) + later:
@@ -137,7 +149,7 @@ def first_pass(dataset: Dataset, settings: Scores, seed: int) -> tuple[Contexts,
     asked = np.zeros(len(contexts), bool)
     asked[select(dataset, contexts, now, settings.select, seed)] = True
     kept = asked | (contexts.kind == Kind.REAL)
-    return subset(contexts, kept), asked[kept], budget - now
+    return contexts.take(kept), asked[kept], budget - now
 
 
 def second_pass(
@@ -148,7 +160,7 @@ def second_pass(
     found = answers.lookup(rows, ("items", "scores"))
     drawn = rollouts(first, rows, found["items"], found["scores"], settings.rollouts, settings.rollout_power, seed)
     contexts = concatenate([drawn, appends(first, rows, settings.appends, seed)])
-    return contexts if left is None else subset(contexts, select(dataset, contexts, left, settings.select, seed))
+    return contexts if left is None else contexts.take(select(dataset, contexts, left, settings.select, seed))
 
 
 def count_kinds(contexts: Contexts) -> dict[str, int]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -25,12 +27,16 @@ from distill.errors import UserError
 from distill.plugins import resolve
 from distill.progress import say
 from distill.ranking.cases import cases_of
+from distill.serving.session import open_session
 from distill.tensors import mask_seen
 from distill.train_teacher import load_teacher
 from students.checkpoint import load_student
+from teachers.backbone import open_backbone
 from teachers.fusion import FusedTeacher
+from teachers.text_encoder import ENCODING_TOKENS, tokenise
 
 CACHED, LIVE_HISTORY, LIVE_CATALOGUE = "teacher", "teacher_live_history", "teacher_live_catalogue"
+ONNX_HISTORY = "teacher_onnx_live_history"  # as LIVE_HISTORY, the texts encoded by the files of export/teacher/
 LIVE = {LIVE_HISTORY: "live_history", LIVE_CATALOGUE: "live_catalogue"}  # names in latency_ms of report.json
 TRIED_TEXTS = 64
 MOST_SECONDS = 30.0  # of one call; a longer one is not measured
@@ -83,16 +89,20 @@ def teacher_answer(
         contexts: Whom the teacher is asked about.
         live: What the language model reads within the call. `CACHED`: nothing, all item vectors are at hand.
             `LIVE_HISTORY`: the texts of the items that the student reads too (the last `fit.max_length`) are tokenised
-            and encoded, then all members score the catalogue's cached vectors. `LIVE_CATALOGUE`: the texts of all
-            items, the cost without any cache.
+            and encoded, then all members score the catalogue's cached vectors. `ONNX_HISTORY`: the same, encoded by
+            the exported text towers in onnxruntime. `LIVE_CATALOGUE`: the texts of all items, the cost without any
+            cache.
         k: Places in the list.
 
     Raises:
-        UserError: No member of the teacher reads texts, or one call would take more than `MOST_SECONDS`.
+        UserError: No member of the teacher reads texts, one wasn't exported, or one call would take more than
+            `MOST_SECONDS`.
     """
     teacher = load_teacher(config)
-    towers = text_members(config, teacher) if live != CACHED else []
+    towers: list[Any] = []
     if live != CACHED:
+        members = text_members(config, teacher)
+        towers = exported_towers(config, members) if live == ONNX_HISTORY else list(members.values())
         check_live(towers, dataset, live)
     everything = np.arange(dataset.n_items)
 
@@ -132,16 +142,64 @@ def asked(answer: Callable[[int], Tensor], rows: int, number: int) -> Tensor:
     return answer(number % rows)
 
 
-def text_members(config: Config, teacher: FusedTeacher) -> list[Any]:
+def text_members(config: Config, teacher: FusedTeacher) -> dict[str, Any]:
     """The members that read texts and take part in the answer, by their scores or by the vectors that others use."""
     used = {str(config.teacher.members[name].arguments.get("vectors")) for name in teacher.members}
-    found: list[Any] = []
+    found: dict[str, Any] = {}
     for name, spec in config.teacher.members.items():
         if name in teacher.members:
-            found.append(teacher.members[name])
+            found[name] = teacher.members[name]
         elif name in used:
-            found.append(resolve("teacher", spec.name)(**spec.arguments).load(config.folder / "teacher" / name))
-    return [member for member in found if hasattr(member, "encode")]
+            found[name] = resolve("teacher", spec.name)(**spec.arguments).load(config.folder / "teacher" / name)
+    return {name: member for name, member in found.items() if hasattr(member, "encode")}
+
+
+@dataclass(frozen=True)
+class ExportedTower:
+    """A text member whose encoder runs in onnxruntime.
+
+    Attributes:
+        member: The member as it was loaded.
+        tokenizer: Of its encoder.
+        session: What `distill.export_teacher` wrote, on one thread.
+    """
+
+    member: Any
+    tokenizer: Any
+    session: onnxruntime.InferenceSession
+
+    def item_vectors(self) -> Tensor:
+        """The member's own (N, h)."""
+        vectors: Tensor = self.member.item_vectors()
+        return vectors
+
+    def encode(self, texts: list[str]) -> Tensor:
+        """Unit vectors (M, h) of texts."""
+        tokens = tokenise(texts, self.tokenizer, self.member.max_tokens)
+        vectors = torch.empty(len(texts), self.item_vectors().shape[1])
+        for rows in tokens.budgeted(ENCODING_TOKENS):
+            batch = tokens.batch(rows)
+            feed = {name: batch[name].long().numpy() for name in ("tokens", "mask")}
+            vectors[rows] = torch.from_numpy(self.session.run(["vectors"], feed)[0])
+        return vectors
+
+
+def exported_towers(config: Config, members: Mapping[str, Any]) -> list[ExportedTower]:
+    """The exported encoders of members that read texts.
+
+    Raises:
+        UserError: One wasn't exported, or its vectors have a part that is no encoder's.
+    """
+    found = []
+    for name, member in members.items():
+        path = config.folder / "export" / "teacher" / f"{name}.tower.onnx"
+        if not path.is_file():
+            raise UserError(f"The teacher's member '{name}' wasn't exported. Set export.teacher: true.")
+        if getattr(member, "tfidf_share", 0) > 0:
+            raise UserError(f"The vectors of the teacher's member '{name}' have a TF-IDF part, which no file makes.")
+        tokenizer = open_backbone(str(config.folder / "teacher" / name))[1]
+        found.append(ExportedTower(member, tokenizer, open_session(path.read_bytes())))
+    return found
 
 
 def check_live(towers: list[Any], dataset: Dataset, live: str) -> None:

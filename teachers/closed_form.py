@@ -19,9 +19,17 @@ from distill.job import Job
 NEGLIGIBLE = 1e-4  # history items whose weight falls below this are not looked at
 
 
-def interaction_matrix(dataset: Dataset) -> sparse.csr_matrix:
-    """Train interactions as a binary CSR matrix (U, N), float32."""
+def interaction_matrix(dataset: Dataset, weighted: bool = False) -> sparse.csr_matrix:
+    """Train interactions as a CSR matrix (U, N), float32.
+
+    Args:
+        dataset: Only its train part is used.
+        weighted: Entries are the events' weights where the data set has any (`data.weight`); else they are 1.
+    """
     lists = dataset.lists(TRAIN, TRAIN)
+    if weighted and dataset.weights is not None:
+        values = dataset.weights[dataset.parts == TRAIN].astype(np.float32)
+        return sparse.csr_matrix((values, lists.items, lists.indptr), shape=(len(lists), dataset.n_items))
     ones = np.ones(len(lists.items), dtype=np.float32)
     matrix = sparse.csr_matrix((ones, lists.items, lists.indptr), shape=(len(lists), dataset.n_items))
     matrix.sum_duplicates()

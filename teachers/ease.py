@@ -14,6 +14,8 @@ MAX_ITEMS = 30_000
 class Ease(ItemItem):
     """B = I - P / diag(P), P = (X'X + l2 I)^-1, zero diagonal; the score is the decayed history times B.
 
+    X holds the events' weights where `data.weight` gave them any, else 1.
+
     References:
         Steck 2019, "Embarrassingly shallow autoencoders for sparse data", eq. 8. The recency decay on the history is
         this project's; without it EASE is a straw man on sequential data.
@@ -37,7 +39,7 @@ class Ease(ItemItem):
                 f"ease: the catalogue has {n_items:,} items and EASE inverts a dense matrix of that side (limit "
                 f"{MAX_ITEMS:,}). Use the member 'itemknn' instead, or filter items with data.min_item_events."
             )
-        matrix = interaction_matrix(inputs.dataset)
+        matrix = interaction_matrix(inputs.dataset, weighted=True)
         gram = torch.from_numpy((matrix.T @ matrix).toarray())
         gram.diagonal().add_(self.l2)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))

@@ -13,6 +13,8 @@ from teachers.protocol import Inputs
 class ItemKNN(ItemItem):
     """s_ij = c_ij / ((n_i n_j)^alpha + shrink), c the co-occurrence, n the popularity, the top neighbours kept.
 
+    With weighted events (`data.weight`) c_ij sums the products of the weights and n_i their squares.
+
     References:
         Deshpande & Karypis 2004, "Item-based top-N recommendation algorithms", section 4, with alpha as the exponent
         (0.5 is cosine) and a shrink term against chance co-occurrence.
@@ -35,9 +37,9 @@ class ItemKNN(ItemItem):
 
     def prepare(self, inputs: Inputs) -> None:
         """Counts co-occurrences on train and normalises them."""
-        matrix = interaction_matrix(inputs.dataset)
+        matrix = interaction_matrix(inputs.dataset, weighted=True)
         together = (matrix.T @ matrix).tocoo()
-        count = np.asarray(matrix.sum(0)).ravel()
+        count = np.asarray(matrix.multiply(matrix).sum(0)).ravel()
         denominator = (count[together.row] * count[together.col]) ** self.alpha + self.shrink
         values = np.where(together.row == together.col, 0.0, together.data / denominator).astype(np.float32)
         dense = sparse.csr_matrix((values, (together.row, together.col)), shape=together.shape).toarray()

@@ -45,6 +45,12 @@ class Texts:
         """Tokens of each text, int64 (N,)."""
         return self.start.diff().numpy()
 
+    def first(self, count: int) -> Texts:
+        """The first so many texts; shares the memory of all."""
+        stop = int(self.start[count])
+        hidden = None if self.hidden is None else self.hidden[:stop]
+        return Texts(self.start[: count + 1], self.tokens[:stop], self.padding, hidden)
+
     def batch(self, rows: Tensor) -> Batch:
         """Tensors tokens (M, L), mask (M, L) and, where cached, hidden (M, L, h) of some texts (M,)."""
         start, length = self.start[rows], self.start[rows + 1] - self.start[rows]

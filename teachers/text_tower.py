@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from distill.data.contexts import ContextBatch
 from distill.data.dataset import TRAIN
+from distill.data.paraphrase import check_paraphrase, paraphrases
 from distill.errors import UserError
 from distill.job import Batch, Job
 from distill.progress import say
@@ -58,6 +59,7 @@ class TextTower:
         vocabulary: int = 8000,
         hidden_size: int = 128,
         layers: int = 2,
+        paraphrase: dict[str, Any] | None = None,
     ) -> None:
         """Settings.
 
@@ -88,6 +90,11 @@ class TextTower:
                 for `scratch`, whose own vectors know little.
             tfidf_width: Dimensions of the TF-IDF vectors.
             vocabulary, hidden_size, layers: Size of the `scratch` backbone.
+            paraphrase: `{name: word_dropout, copies: 1, …}`: in training an item shows its own text or one of so many
+                paraphrases of it, each as often (`distill.data.paraphrase`); null for its own text alone.
+
+        Raises:
+            UserError: `paraphrase` names no function, or has settings that the function doesn't have.
         """
         self.backbone, self.pooling, self.max_tokens, self.temperature = backbone, pooling, max_tokens, temperature
         self.batch_size, self.epochs, self.max_steps = batch_size, epochs, max_steps
@@ -99,6 +106,9 @@ class TextTower:
         self.tfidf_share = tfidf_share if tfidf_share is not None else (0.5 if backbone == SCRATCH else 0.0)
         self.tfidf_width = tfidf_width
         self.vocabulary, self.hidden_size, self.layers = vocabulary, hidden_size, layers
+        self.paraphrase = paraphrase
+        if paraphrase is not None:
+            check_paraphrase(paraphrase)
         self.vectors: Tensor | None = None  # unit vectors (N, d)
         self.folder: Path | None = None
 
@@ -120,13 +130,15 @@ class TextTower:
             self.body, self.tokenizer = open_backbone(self.backbone, self.dropout)
         self._check_length()
         freeze(self.body, self.frozen_layers)
-        self.texts = tokenise(texts, self.tokenizer, self.max_tokens)
+        said = paraphrases(texts, self.paraphrase, self.seed) if self.paraphrase and self.epochs else []
+        self.wordings = tokenise([*texts, *said], self.tokenizer, self.max_tokens)
         popularity = torch.from_numpy(dataset.popularity).float().clamp_min(1)
         self.log_popularity = (popularity / popularity.sum()).log()
         self.encoder = TextEncoder(self.body, self.pooling, self.temperature)
         self.pairs: Pairs = neighbour_pairs(dataset.lists(TRAIN, TRAIN))
         self.tfidf = tfidf_vectors(texts, self.tfidf_width, self.seed) if self.tfidf_share > 0 else None
         self._cache()
+        self.texts = self.wordings.first(len(texts))
         if self.job() is None:
             self._encode_alone()
 
@@ -216,18 +228,23 @@ class TextTower:
         """Each item of the batch's pairs once, and the pairs as rows of those."""
         unique, inverse = np.unique(self.pairs.items[numbers], return_inverse=True)
         items, rows = torch.from_numpy(unique), torch.from_numpy(inverse.reshape(-1, 2))
-        batch = self.texts.batch(items)
+        batch = self.wordings.batch(items + len(self.texts) * self._wording(numbers, len(items)))
         batch |= {"item": items, "log_popularity": self.log_popularity[items]}
         return batch | {"left": rows[:, 0], "right": rows[:, 1]}
+
+    def _wording(self, numbers: np.ndarray, count: int) -> Tensor:
+        """Which wording each item of a batch shows, int64 (count,); 0 is its own text. The batch alone decides it."""
+        wordings = len(self.wordings) // len(self.texts)
+        return torch.from_numpy(np.random.default_rng([self.seed, *numbers]).integers(0, wordings, count))
 
     def _cache(self) -> None:
         if not resumable(self.body):
             return
         width = 2 if self.precision == "bf16" else 4
-        megabytes = len(self.texts.tokens) * self.body.config.hidden_size * width / 2**20
+        megabytes = len(self.wordings.tokens) * self.body.config.hidden_size * width / 2**20
         if megabytes <= self.cache_megabytes:
             dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
-            self.encoder.cache_frozen(self.texts, self.device, dtype)
+            self.encoder.cache_frozen(self.wordings, self.device, dtype)
 
     def _encode_alone(self) -> None:
         self._set(encode(self.encoder.to(self.device), self.texts, self.device, self.precision == "bf16"))

@@ -53,7 +53,7 @@ ENTRY_POINTS = {
     f"distill.{name}"
     for name in (
         "prepare", "train_teacher", "score_teacher", "scores", "train_student", "export_student", "export_teacher",
-        "benchmark", "evaluate", "recommend", "doctor", "compress", "public_sets",
+        "benchmark", "evaluate", "recommend", "doctor", "compress", "public_sets", "synthesize",
         "measure_latency", "timed_models", "compare", "tracking", "recipes", "rescore", "known",
         "ablate", "ablation_table",
     )

@@ -240,4 +240,5 @@ MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 PROVIDED = {
     "student": ("n_items", "item_vectors"),
     "loss": ("scores", "target", "knowledge", "representation"),
+    "paraphrase": ("texts", "seed"),
 }

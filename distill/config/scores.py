@@ -21,6 +21,9 @@ class Scores:
         rollouts: Histories extended by an item drawn from the teacher's top k with probability p ** rollout_power.
         appends: Histories extended by a uniformly drawn item.
         mixes: The latest halves of two users' histories, interleaved.
+        masks, reorders, substitutes: Copies of each user's train sequence with items left empty, with a piece shuffled,
+            with items replaced by similar ones (`distill.data.edits`).
+        similar: What makes items similar: how often they are near each other in train, or the words of their texts.
         max_prefixes: At most so many (the latest) prefixes of a synthetic sequence become contexts.
         budget: Contexts that the teacher is asked about: a share below 1, or a number; 0 or 1 for all.
         select: Which ones, where the budget doesn't reach for all (`distill.data.select`).
@@ -38,6 +41,10 @@ class Scores:
     rollout_power: float = 0.7
     appends: int = 3
     mixes: int = 0
+    masks: int = 0
+    reorders: int = 0
+    substitutes: int = 0
+    similar: Literal["cooccurrence", "text"] = "cooccurrence"
     max_prefixes: int = 5
     budget: float = 0.0
     select: Literal["uniform", "uncertainty", "tail_first", "diversity"] = "uniform"

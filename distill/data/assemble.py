@@ -97,6 +97,8 @@ def clean(raw: Raw, data: Data, summary: dict[str, Any]) -> tuple[pl.DataFrame, 
         "by the order column, ties in file order" if timed else "rows of the file (no order column)"
     )
     events = cleaning.drop_incomplete(raw.events, summary)
+    if data.min_rating is None and data.weight == "none" and data.duplicates != "sum":
+        events = cleaning.forget_ratings(events)
     cleaning.require_events(events, raw.path, summary)
     events, user_ids, item_ids = cleaning.encode(events)
     if data.split.name == "temporal" and timed:  # before repeats are dropped, which leaves gaps in positions
@@ -212,7 +214,7 @@ def _features(
         categories = attributes.category_column(catalogue, data.categories, place)
         items = attributes.attributes_of(columns, data.item_attributes, "data.item_attributes", place)
         if categories and categories not in items.lists:
-            lists, vocabulary = attributes.categories_of(columns[categories])
+            lists, vocabulary = attributes.categories_of(columns[categories], blanks=True)
             items = attributes.Attributes(
                 items.numbers, {**items.lists, categories: lists}, {**items.vocabularies, categories: vocabulary}
             )

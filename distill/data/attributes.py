@@ -18,7 +18,7 @@ from distill.data.values import clean_ids
 from distill.errors import UserError
 from distill.plugins import nearest
 
-CATEGORY_NAMES = ("genres", "genre", "categories", "category")
+CATEGORY_NAMES = ("genres", "genre", "categories", "category", "class")
 VALUE_SEPARATOR = r"\s*[|,;]\s*"
 EMBEDDING_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -64,19 +64,31 @@ def attributes_of(columns: Mapping[str, pl.Series], wanted: Sequence[str], key: 
         if values is not None:
             numbers[name] = values
             continue
-        lists[name], vocabularies[name] = categories_of(column)
+        lists[name], vocabularies[name] = categories_of(column, blanks=canonical(name) in CATEGORY_NAMES)
         if not vocabularies[name]:
             raise UserError(f"{place}: the column '{name}' ({key}) holds nothing that could be an attribute.")
     return Attributes(numbers, lists, vocabularies)
 
 
-def categories_of(column: pl.Series) -> tuple[Lists, list[str]]:
-    """Codes of each row's values, without repeats, and the sorted vocabulary; "a|b", "a, b" and lists are several."""
+def categories_of(column: pl.Series, blanks: bool = False) -> tuple[Lists, list[str]]:
+    """Codes of each row's values, without repeats, and the sorted vocabulary; "a|b", "a, b" and lists are several.
+
+    Args:
+        column: One cell a row.
+        blanks: Blanks may separate values too, as in RecBole's files: they do where nothing else does and the words
+            are less than half as many as the cells' different texts. So "Comedy Drama" beside "Drama", "Comedy War" …
+            is two genres, while "Home Decor" is one category.
+    """
     kind = column.dtype
     if isinstance(kind, pl.List) and kind.inner == pl.String:
         split = column.list.drop_nulls()
     else:
-        split = words_of(column).str.replace_all(VALUE_SEPARATOR, "|").str.split("|")
+        words = words_of(column)
+        split = words.str.replace_all(VALUE_SEPARATOR, "|").str.split("|")
+        if blanks and not words.str.contains(r"[|,;]").any():
+            apart = words.str.split(" ")
+            if 2 * apart.explode().n_unique() < words.n_unique():
+                split = apart
     rows = pl.DataFrame({"row": np.arange(len(column)), "value": split}).explode("value")
     rows = rows.with_columns(pl.col("value").str.strip_chars()).filter(pl.col("value").fill_null("") != "")
     rows = rows.unique(maintain_order=True)

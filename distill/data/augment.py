@@ -154,17 +154,4 @@ def crop(lists: Lists, rng: np.random.Generator) -> Lists:
 def latest(contexts: Contexts, lists: Lists, count: int) -> Contexts:
     """Of all prefixes of `lists`, the `count` longest of each row."""
     left = lists.indptr[1:][lists.row_numbers()] - np.arange(1, len(lists.items) + 1)
-    return subset(contexts, left < count)
-
-
-def subset(contexts: Contexts, rows: np.ndarray) -> Contexts:
-    """Some of the contexts, in the order of `rows`: row ids (R,) or a mask over all."""
-    return Contexts(
-        contexts.n_items,
-        contexts.items,
-        contexts.start[rows],
-        contexts.stop[rows],
-        contexts.user[rows],
-        contexts.target[rows],
-        contexts.kind[rows],
-    )
+    return contexts.take(left < count)

@@ -49,6 +49,7 @@ def behaviour_features(
     owner = np.repeat(np.arange(len(rows)), lengths)
     place = np.arange(begins[-1]) - begins[owner] + contexts.start[rows][owner]
     items = contexts.items[place].astype(np.int64)
+    owner, items = owner[items < dataset.n_items], items[items < dataset.n_items]  # masked items say nothing
     columns = [np.log1p(lengths), *_in_time(dataset, contexts.user[rows], owner, items, lengths, now)]
     if price in dataset.features.items.numbers:
         columns += _prices(dataset, price, owner, items, len(rows))

@@ -9,7 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 
+from distill.data.sorting import first_places, order_by
 from distill.errors import UserError
+
+SPREAD = 4  # ids that reach so many times as far as there are rows still get a table
 
 
 def drop_incomplete(events: pl.DataFrame, summary: dict[str, Any]) -> pl.DataFrame:
@@ -21,6 +24,13 @@ def drop_incomplete(events: pl.DataFrame, summary: dict[str, Any]) -> pl.DataFra
     timed = identified.filter(pl.col("order").is_not_null())
     summary["rows without a time (dropped)"] = identified.height - timed.height
     return timed
+
+
+def forget_ratings(events: pl.DataFrame) -> pl.DataFrame:
+    """Keeps of ratings only whether there is one, a bit a row, where their values decide nothing."""
+    if "rating" not in events.columns:
+        return events
+    return events.with_columns(rating=pl.when(pl.col("rating").is_not_null()).then(True))
 
 
 def encode(events: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
@@ -45,12 +55,15 @@ def encode(events: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series, pl.Series]:
 def _numbered(ids: pl.Series) -> tuple[np.ndarray, pl.Series]:
     """The number of each id, int32 (E,), and the ids in order of first appearance."""
     if ids.dtype.is_integer() and len(ids):
-        unique = ids.unique(maintain_order=True)
         lowest, highest = int(ids.min()), int(ids.max())  # type: ignore[arg-type]
-        if highest - lowest < 4 * len(ids) and lowest > -(2**62) and highest < 2**62:
-            number = np.empty(highest - lowest + 1, np.int32)  # a table instead of a dictionary
-            number[unique.to_numpy() - lowest] = np.arange(len(unique), dtype=np.int32)
-            return number[ids.to_numpy() - lowest], unique
+        if lowest > -(2**62) and highest < 2**62:
+            values = ids.cast(pl.Int64).to_numpy()
+            if highest - lowest < SPREAD * len(ids):  # a table instead of a dictionary
+                codes, places = first_places(values - lowest)
+                return codes, pl.Series(places + lowest)
+            known = np.unique(values)
+            codes, places = first_places(np.searchsorted(known, values))
+            return codes, pl.Series(known[places])
     # A dictionary of its own: the codes of a shared one would depend on what was read before.
     coded = ids.cast(pl.String).cast(pl.Categorical(pl.Categories.random()))
     unique = coded.unique(maintain_order=True)
@@ -68,15 +81,14 @@ def sort_events(events: pl.DataFrame) -> pl.DataFrame:
     """
     if "order" not in events.columns:
         return events.sort("user", maintain_order=True)
-    order = events["order"]
-    if order.dtype.is_integer() and events.height:
-        lowest = int(order.min())  # type: ignore[arg-type]
-        span = int(order.max()) - lowest + 1  # type: ignore[arg-type]
-        if span * (int(events["user"].max()) + 1) < 2**62:  # type: ignore[arg-type]
-            # One whole number a row sorts several times faster than two columns.
-            key = pl.col("user").cast(pl.Int64) * span + (pl.col("order").cast(pl.Int64) - lowest)
-            return events.with_columns(key=key).sort("key", maintain_order=True).drop("key")
-    return events.sort("user", "order", maintain_order=True)
+    if not events["order"].dtype.is_integer():
+        return events.sort("user", "order", maintain_order=True)
+    users = events["user"].to_numpy()
+    index = pl.Series(order_by(users, events["order"].to_numpy()).astype(np.uint32))
+    counts = np.bincount(users)
+    ascending = pl.Series("user", np.repeat(np.arange(len(counts), dtype=np.int32), counts))
+    # Rows fetched from all over a large table are most of the work, so what is known without is not fetched.
+    return events.select(pl.exclude("user").gather(index)).with_columns(ascending).select(events.columns)
 
 
 def drop_repeats(events: pl.DataFrame, keep: Literal["first", "last", "sum"], summary: dict[str, Any]) -> pl.DataFrame:
@@ -87,17 +99,28 @@ def drop_repeats(events: pl.DataFrame, keep: Literal["first", "last", "sum"], su
         keep: "sum" keeps the last with the ratings of all added up (play counts); a missing rating counts as 0.
         summary: Gets the count.
     """
-    n_items = int(events["item"].max() or 0) + 1  # type: ignore[arg-type]
-    pair = (pl.col("user").cast(pl.Int64) * n_items + pl.col("item")).alias("pair")
     if keep == "sum" and "rating" in events.columns:
+        pair = ["user", "item"]
         total = pl.col("rating").sum().over(pair)
         known = pl.col("rating").is_not_null().any().over(pair)
         events = events.with_columns(rating=pl.when(known).then(total))
-    first = keep == "first"
-    unique = events.filter(pair.is_first_distinct() if first else pair.is_last_distinct())
+    unique = events.filter(
+        pl.Series(_one_a_pair(events["user"].to_numpy(), events["item"].to_numpy(), keep == "first"))
+    )
     fate = "kept the last, ratings added up" if keep == "sum" else f"kept the {keep}"
     summary[f"repeated user-item pairs ({fate})"] = events.height - unique.height
     return unique
+
+
+def _one_a_pair(users: np.ndarray, items: np.ndarray, first: bool) -> np.ndarray:
+    """The first or the last row of each pair, bool (E,)."""
+    order = order_by(users, items)
+    users, items = users[order], items[order]
+    edge = np.ones(len(order) + 1, bool)  # between a row and the one before it
+    edge[1:-1] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
+    chosen = np.zeros(len(order), bool)
+    chosen[order[edge[:-1] if first else edge[1:]]] = True
+    return chosen
 
 
 def cap(events: pl.DataFrame, max_user_events: int, max_item_events: int, summary: dict[str, Any]) -> pl.DataFrame:

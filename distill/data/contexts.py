@@ -1,8 +1,8 @@
 """Contexts: the rows that a teacher is asked about and a student learns from.
 
-A context is a history prefix with a stable row id. Real contexts are prefixes of a user's train sequence;
-synthetic ones (drops, crops, single items, roll-outs, appends, mixes) and histories from outside (given) are rows like
-any other, marked by kind.
+A context is a history prefix with a stable row id. Real contexts are prefixes of a user's train sequence; synthetic
+ones (drops, crops, single items, roll-outs, appends, mixes, edited copies) and histories from outside (given) are rows
+like any other, marked by kind.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ class Kind(IntEnum):
     APPEND = 5
     MIX = 6
     GIVEN = 7
+    MASK = 8
+    REORDER = 9
+    SUBSTITUTE = 10
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Contexts:
 
     Attributes:
         n_items: Catalogue size; also the padding index.
-        items: Flat item indices, int32 (M,).
+        items: Flat item indices, int32 (M,); n_items in the place of a masked item.
         start, stop: Bounds of each history, int64 (R,).
         user: User index of each context, int32 (R,); -1 where there is none.
         target: Next item, int32 (R,); -1 where there is none.
@@ -80,6 +83,11 @@ class Contexts:
     def lengths(self) -> np.ndarray:
         """Items in each history, int64 (R,)."""
         return self.stop - self.start
+
+    def take(self, rows: np.ndarray) -> Contexts:
+        """Some of the contexts, in the order of `rows`: row ids (R,) or a mask over all."""
+        columns = (self.start, self.stop, self.user, self.target, self.kind)
+        return Contexts(self.n_items, self.items, *(column[rows] for column in columns))
 
     def batch(self, rows: np.ndarray, max_length: int) -> ContextBatch:
         """The given rows as a batch.

@@ -130,7 +130,7 @@ def read(source: Source, columns: Columns, summary: dict[str, Any]) -> Raw:
     summary["rows read"] = frame.height
     place = f"{path}, column '{bare(chosen['order'])}'" if "order" in chosen else str(path)
     # Each raw column is let go when its clean one is there: text takes several times the memory of what it means.
-    values = {role: clean_ids(frame.drop_in_place(chosen[role])) for role in ("user_id", "item_id")}
+    values = {role: _ids(frame.drop_in_place(chosen[role])) for role in ("user_id", "item_id")}
     _require_ids(values, table, chosen)
     if "rating" in chosen:
         values["rating"] = clean_ratings(frame.drop_in_place(chosen["rating"]))
@@ -192,6 +192,11 @@ def _has_header(path: Path) -> bool:
         return bool(sequence_column(tables.scan(path, number_lists=True).names, Columns(), path))
     except UserError:
         return False
+
+
+def _ids(column: pl.Series) -> pl.Series:
+    """Whole numbers as they are, which takes a fraction of the memory of text; else clean text."""
+    return column if column.dtype.is_integer() else clean_ids(column)
 
 
 def _require_ids(values: dict[str, pl.Series], table: Table, chosen: dict[str, str]) -> None:

@@ -35,22 +35,27 @@ def write_model(model: onnx.ModelProto, path: Path) -> None:
 def check_loads(path: Path, n_items: int) -> None:
     """Loads a model and asks it once in a process of its own: onnxruntime may crash on a graph instead of refusing it.
 
+    Args:
+        path: A model file, or a folder that holds the files of an exact scan.
+        n_items: N.
+
     Raises:
         UserError: It doesn't load, gives nonsense, or brings its process down; the message says which.
     """
     command = [sys.executable, "-m", "distill.serving.probe", str(path.resolve()), str(n_items)]
+    name = "The exact scan" if path.is_dir() else path.name
     root = Path(__file__).resolve().parents[2]
     try:
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=LOAD_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"{path.name} wasn't loaded and asked within {LOAD_SECONDS} s.") from error
+        raise UserError(f"{name} wasn't loaded and asked within {LOAD_SECONDS} s.") from error
     if done.returncode == 0:
         return
     if done.returncode < 0:
         reason = f"onnxruntime crashed on it ({signal.Signals(-done.returncode).name})"
     else:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    raise UserError(f"{path.name} can't be served: {reason}. Leave this variant out of export.variants, and report it.")
+    raise UserError(f"{name} can't be served: {reason}. Leave this variant out of export.variants, and report it.")
 
 
 def write_array(array: np.ndarray, path: Path) -> None:

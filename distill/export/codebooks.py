@@ -19,8 +19,7 @@ def product(name: str, matrix: np.ndarray, moments: Moments | None = None) -> St
     """Product quantisation: each 4 columns of a row become the number of one of 256 codewords (Jégou et al. 2011).
 
     The codewords are fitted where the queries look: columns are weighted by the queries' spread. The whole table is put
-    together while the file is loaded. (Adding up looked-up partial products instead, the "asymmetric distance", gathers
-    N * D / 4 numbers a query and was slower than the product with the table at every size that was tried.)
+    together while the file is loaded.
     """
     columns = matrix.shape[1]
     width = next(w for w in (SUBSPACE, 2, 1) if columns % w == 0)

@@ -17,10 +17,13 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 
 from distill.errors import UserError
+from distill.serving.session import open_session
 
 OPSET = 20  # the first with Gelu as one operator
 IR_VERSION = 10
 NO_LIMIT = 2**62
+NO_TENSORS = ("Optional", "SequenceConstruct", "SequenceEmpty", "SplitToSequence")  # their values are no tensors
+RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
 
 class Exportable(Protocol):
@@ -88,7 +91,7 @@ def trace_encoder(student: Exportable, max_length: int) -> onnx.ModelProto:
         optimizer.fold_constants(program.model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
         optimizer.remove_unused_nodes(program.model)
     _rename(program.model, "user.")
-    return strip(onnx_ir.to_proto(program.model))
+    return fold(strip(onnx_ir.to_proto(program.model)))
 
 
 def folded_items(student: Exportable) -> tuple[np.ndarray, np.ndarray]:
@@ -124,6 +127,52 @@ def strip(model: onnx.ModelProto) -> onnx.ModelProto:
     )
     opsets = [onnx.helper.make_opsetid(o.domain, o.version) for o in model.opset_import]
     return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, functions=list(model.functions))
+
+
+def fold(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with everything that no input reaches replaced by its value, as onnxruntime computes it.
+
+    onnxscript's folding leaves out operators that onnx's reference evaluator takes for functions, Gelu among them.
+
+    Raises:
+        UserError: onnxruntime can't run that part.
+    """
+    known = {tensor.name for tensor in model.graph.initializer}
+    fixed, moving = [], []
+    for node in model.graph.node:
+        left = bool(node.domain) or node.op_type in (*NO_TENSORS, *RANDOM)
+        left = left or any(attribute.HasField("g") for attribute in node.attribute)
+        if not left and all(name in known for name in node.input if name):
+            fixed.append(node)
+            known |= set(node.output)
+        else:
+            moving.append(node)
+    read = {name for node in moving for name in read_by(node)} | {value.name for value in model.graph.output}
+    wanted = [name for node in fixed for name in node.output if name in read]
+    if not fixed:
+        return model
+    part = onnx.helper.make_graph(
+        fixed, "constants", [], [onnx.ValueInfoProto(name=name) for name in wanted], model.graph.initializer
+    )
+    whole = onnx.helper.make_model(part, opset_imports=model.opset_import, ir_version=model.ir_version)
+    values = open_session(whole.SerializeToString()).run(wanted, {}) if wanted else []
+    folded = onnx.ModelProto()
+    folded.CopyFrom(model)
+    del folded.graph.node[:], folded.graph.initializer[:]
+    folded.graph.node.extend(moving)
+    folded.graph.initializer.extend(tensor for tensor in model.graph.initializer if tensor.name in read)
+    folded.graph.initializer.extend(map(onnx.numpy_helper.from_array, values, wanted))
+    return folded
+
+
+def read_by(node: onnx.NodeProto) -> set[str]:
+    """Names of the values that a node reads, in the subgraphs of loops and branches too."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            names |= {value.name for value in attribute.g.output}
+            names |= {name for inner in attribute.g.node for name in read_by(inner)}
+    return names
 
 
 def _rename(model: onnx_ir.Model, prefix: str) -> None:

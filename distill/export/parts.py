@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from distill.export.encoder import IR_VERSION
+from distill.export.encoder import IR_VERSION, read_by
 
 
 def scores_graph(model: onnx.ModelProto, n_items: int) -> onnx.ModelProto:
@@ -42,7 +42,7 @@ def _part(
     for node in reversed(nodes):
         if needed & set(node.output):
             kept.append(node)
-            needed |= set(node.input) | _read_inside(node)
+            needed |= read_by(node)
     graph = helper.make_graph(
         kept[::-1],
         model.graph.name,
@@ -56,14 +56,3 @@ def _part(
     part.producer_name = model.producer_name
     onnx.checker.check_model(part)
     return part
-
-
-def _read_inside(node: onnx.NodeProto) -> set[str]:
-    """Values that the subgraphs of a node read."""
-    names: set[str] = set()
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            for inner in attribute.g.node:
-                names |= set(inner.input) | _read_inside(inner)
-            names |= {value.name for value in attribute.g.output}
-    return names

@@ -5,31 +5,33 @@ q.x differs from the q'.x' that the graph computes by (Cauchy-Schwarz)
 
     |q.x - q'.x'| <= ||q|| ||x - x'|| + ||q - q'|| ||x'||
 
-plus the rounding of float32 sums, which is bounded too. Items are laid out by their error, so that the R items of a
-group share a margin that is tight for each. The graph ranks groups by the best of their items; which items have to be
-looked at in float32, and whether that was enough, is decided by distill.serving.scan.
+plus the rounding of float32 sums, which is bounded too. Items go into groups by their error, so that the R items of a
+group share a margin that is tight for each. Which items have to be looked at in float32, and whether that was enough,
+is decided by distill.serving.scan.
+
+There are two layouts. Up to `SMALL` places the graph is the product alone, and numpy looks at all groups; place p is in
+group p % G, so that maxima of groups are maxima of whole rows. Above, the graph ranks groups by the best of their items
+and gives the first of them away; the places of a group follow each other.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from distill.errors import UserError
-from distill.serving.scan_files import ENCODER, FILES
+from distill.export.bundle import write_array, write_model
+from distill.serving.passes import UP
+from distill.serving.scan_files import ALL_GROUPS, BEST_GROUPS, ENCODER, FILES, MARGINS
 
 OPSET, IR_VERSION = 20, 10
 BLOCKS = (16, 32, 64, 128, 256)  # widths of a scale that MatMulNBits knows
 GROUPS = 64  # items in a group from a million items on: maxima and top groups then cost about the same
+SMALL = 2**16  # up to so many places to look at all groups costs less than to rank them
 SMALLEST = 1e-30  # rows below are taken as zeros: products of denormal numbers keep no relative accuracy
-UP = 1 + 1e-5  # margins are kept in float32: rounded up
 
 
 def write_exact(folder: Path, table: np.ndarray, bias: np.ndarray, encoder: onnx.ModelProto | None = None) -> list[str]:
@@ -60,14 +62,21 @@ def write_exact(folder: Path, table: np.ndarray, bias: np.ndarray, encoder: onnx
     rows[: len(listed)] = table[listed]
     offsets = np.zeros(places, np.float32)
     offsets[: len(listed)] = bias[listed]
+    names = list(FILES.values())
+    if places <= SMALL:
+        write_array(group_margins(rows, offsets, size), folder / MARGINS)
+        names.append(MARGINS)
+        rows, offsets, items = (_interleaved(values, size) for values in (rows, offsets, items))
+        graph = product_model(rows, offsets, size)
+    else:
+        graph = grouped_model(rows, offsets, size)
     for name, values in (("table", rows), ("bias", offsets), ("items", items)):
-        _write(folder / FILES[name], partial(np.save, arr=values, allow_pickle=False))
-    graph = scan_model(rows, offsets, size).SerializeToString()
-    _write(folder / FILES["scan"], lambda file: file.write(graph))
+        write_array(values, folder / FILES[name])
+    write_model(graph, folder / FILES["scan"])
     if encoder is None:
-        return list(FILES.values())
-    _write(folder / ENCODER, lambda file: file.write(encoder.SerializeToString()))
-    return [*FILES.values(), ENCODER]
+        return names
+    write_model(encoder, folder / ENCODER)
+    return [*names, ENCODER]
 
 
 def group_size(n_items: int) -> int:
@@ -127,15 +136,25 @@ def group_margins(rows: np.ndarray, bias: np.ndarray, size: int) -> np.ndarray:
     return np.nextafter(margins.astype(np.float32), np.float32(np.inf))
 
 
-def scan_model(rows: np.ndarray, bias: np.ndarray, size: int) -> onnx.ModelProto:
-    """The graph of the first pass.
+def product_model(rows: np.ndarray, bias: np.ndarray, size: int) -> onnx.ModelProto:
+    """The first pass of a small catalogue: `rounded` (B, D), the rounded query, to `scores` (B, P).
+
+    Args:
+        rows, bias, size: As in `grouped_model`.
+    """
+    node, weights = _product(rows, bias, "scores")
+    inputs = [helper.make_tensor_value_info("rounded", TensorProto.FLOAT, ["batch", rows.shape[1]])]
+    outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", len(rows)])]
+    return _scan([node], inputs, outputs, weights, rows.shape[1], size, ALL_GROUPS)
+
+
+def grouped_model(rows: np.ndarray, bias: np.ndarray, size: int) -> onnx.ModelProto:
+    """The first pass of a large catalogue.
 
     Inputs: `rounded` (B, D), the rounded query; `spread` (B, 3), the factors of the margins; `hidden` (B, S) int64,
     places that are never listed; `groups` (1,) int64, how many are opened.
     Outputs, groups in the order of their upper bounds: `opened` (B, M) int64; `upper` (B, M), bounds on all their
     scores; `margin` (B, M); `scores` (B, M, R) of their items, each within its group's margin of the true score.
-    The same of all groups in their own order: `best_of_groups` (B, G), the highest of each group's scores,
-    `all_margins` (B, G) and `open_scores` (B, P).
 
     Args:
         rows: Item vectors by place, float32 (P, D).
@@ -143,11 +162,8 @@ def scan_model(rows: np.ndarray, bias: np.ndarray, size: int) -> onnx.ModelProto
         size: R, items in a group; P is a multiple of it.
     """
     places, dim = rows.shape
-    width = block_width(dim)
-    codes, scales, _ = quantise_blocks(rows)
-    weights = {
-        "codes": codes,
-        "scales": scales,
+    product, weights = _product(rows, bias, "all_scores")
+    weights |= {
         "margins": group_margins(rows, bias, size),
         "never": np.array(-np.inf, np.float32),
         "rows_of_groups": np.array([-1, size], np.int64),
@@ -157,25 +173,11 @@ def scan_model(rows: np.ndarray, bias: np.ndarray, size: int) -> onnx.ModelProto
         "axis_1": np.array([1], np.int64),
     }
     make = helper.make_node
-    product = ["rounded", "codes", "scales"]
-    if bias.any():  # the kernel is slower with a bias, so a table without any goes without
-        product += ["", "", "bias"]
-        weights["bias"] = bias
     nodes = [
-        # accuracy_level 4 lets the kernel multiply in int8; the query has been rounded so that it loses nothing by it.
-        make(
-            "MatMulNBits",
-            product,
-            ["all_scores"],
-            domain="com.microsoft",
-            K=dim,
-            N=places,
-            bits=8,
-            block_size=width,
-            accuracy_level=4,
-        ),
+        product,
         make("Shape", ["hidden"], ["hidden_shape"]),
         make("Expand", ["never", "hidden_shape"], ["hidden_scores"]),
+        # The masked scores are no output of the graph: then they take the place of the others, and nothing is copied.
         make("ScatterElements", ["all_scores", "hidden", "hidden_scores"], ["open_scores"], axis=1),
         # Maxima along the last axis of a matrix are the one shape of ReduceMax that is vectorised.
         make("Reshape", ["open_scores", "rows_of_groups"], ["grouped"]),
@@ -190,32 +192,19 @@ def scan_model(rows: np.ndarray, bias: np.ndarray, size: int) -> onnx.ModelProto
         make("GatherND", ["cube", "opened_rows"], ["scores"], batch_dims=1),
     ]
     info, real, whole = helper.make_tensor_value_info, TensorProto.FLOAT, TensorProto.INT64
-    graph = helper.make_graph(
-        nodes,
-        "scan",
-        [
-            info("rounded", real, ["batch", dim]),
-            info("spread", real, ["batch", 3]),
-            info("hidden", whole, ["batch", "hidden"]),
-            info("groups", whole, [1]),
-        ],
-        [
-            info("opened", whole, ["batch", "groups"]),
-            info("upper", real, ["batch", "groups"]),
-            info("margin", real, ["batch", "groups"]),
-            info("scores", real, ["batch", "groups", size]),
-            info("best_of_groups", real, ["batch", places // size]),
-            info("all_margins", real, ["batch", places // size]),
-            info("open_scores", real, ["batch", places]),
-        ],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-    model.producer_name = "taildistill"
-    helper.set_model_props(model, {"dim": str(dim), "width": str(width), "group": str(size)})
-    onnx.checker.check_model(model)
-    return model
+    inputs = [
+        info("rounded", real, ["batch", dim]),
+        info("spread", real, ["batch", 3]),
+        info("hidden", whole, ["batch", "hidden"]),
+        info("groups", whole, [1]),
+    ]
+    outputs = [
+        info("opened", whole, ["batch", "groups"]),
+        info("upper", real, ["batch", "groups"]),
+        info("margin", real, ["batch", "groups"]),
+        info("scores", real, ["batch", "groups", size]),
+    ]
+    return _scan(nodes, inputs, outputs, weights, dim, size, BEST_GROUPS)
 
 
 def plain_model(table: np.ndarray, bias: np.ndarray) -> onnx.ModelProto:
@@ -256,11 +245,41 @@ def _checked(table: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return table, bias
 
 
-def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        fill(file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _product(rows: np.ndarray, bias: np.ndarray, result: str) -> tuple[onnx.NodeProto, dict[str, np.ndarray]]:
+    """The node that gives int8 scores (B, P) of a `rounded` query (B, D), and its weights."""
+    places, dim = rows.shape
+    codes, scales, _ = quantise_blocks(rows)
+    weights = {"codes": codes, "scales": scales}
+    inputs = ["rounded", "codes", "scales"]
+    if bias.any():  # the kernel is slower with a bias, so a table without any goes without
+        inputs += ["", "", "bias"]
+        weights["bias"] = bias
+    # accuracy_level 4 lets the kernel multiply in int8; the query has been rounded so that it loses nothing by it.
+    sizes = {"K": dim, "N": places, "bits": 8, "block_size": block_width(dim), "accuracy_level": 4}
+    return helper.make_node("MatMulNBits", inputs, [result], domain="com.microsoft", **sizes), weights
+
+
+def _scan(
+    nodes: list[onnx.NodeProto],
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+    weights: dict[str, np.ndarray],
+    dim: int,
+    size: int,
+    looks_at: str,
+) -> onnx.ModelProto:
+    """A checked model that says how it is laid out."""
+    tensors = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "scan", inputs, outputs, tensors)
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    model.producer_name = "taildistill"
+    about = {"dim": str(dim), "width": str(block_width(dim)), "group": str(size), "looks_at": looks_at}
+    helper.set_model_props(model, about)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _interleaved(values: np.ndarray, size: int) -> np.ndarray:
+    """Puts the r-th member of group g, which was at g * size + r, to r * G + g."""
+    return np.ascontiguousarray(values.reshape(-1, size, *values.shape[1:]).swapaxes(0, 1)).reshape(values.shape)

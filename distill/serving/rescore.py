@@ -11,10 +11,12 @@ import numpy as np
 
 ROWS_AT_ONCE = 2**14  # rows of the table in float64: 8 MB at 64 dims
 EMPTY = np.iinfo(np.int64).max  # the key of an empty place: behind all others
+KEY, HALF = np.dtype("<i8"), np.dtype("<i4")  # the lower half of a key lies first
+ZERO, MAGNITUDE = np.float32(0), np.int32(0x7FFFFFFF)
 
 
 def exact_scores(rows: np.ndarray, bias: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """Scores float32 (C,) of pairs of a row and a query.
+    """Scores float32 (C,) of pairs of a row and a query, all within the range of float32.
 
     Args:
         rows: float32 (C, D).
@@ -23,8 +25,7 @@ def exact_scores(rows: np.ndarray, bias: np.ndarray, queries: np.ndarray) -> np.
     """
     wide = rows.astype(np.float64)
     sums = wide @ queries if queries.ndim == 1 else np.einsum("cd,cd->c", wide, queries)
-    with np.errstate(over="ignore"):
-        return (sums + bias).astype(np.float32)
+    return (sums + bias).astype(np.float32)
 
 
 def keys_of(scores: np.ndarray, items: np.ndarray) -> np.ndarray:
@@ -34,21 +35,25 @@ def keys_of(scores: np.ndarray, items: np.ndarray) -> np.ndarray:
 
     Args:
         scores: float32, any shape, no NaN.
-        items: int64 of the same shape, below 2^31.
+        items: Whole numbers of the same shape, 0 to 2^31 - 1.
     """
-    bits = (np.float32(0) - scores).view(np.int32)  # 0 - x, not -x: then -0 and 0 are one number
-    ascending = (bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))).astype(np.int64)
-    return (ascending << 32) | items
+    bits = (ZERO - scores).view(np.int32)  # 0 - x, not -x: then -0 and 0 are one number
+    keys = np.empty(scores.shape, KEY)
+    halves = keys.view(HALF)  # in turns the item, which decides ties, and the score
+    halves[..., ::2] = items
+    np.bitwise_xor(bits, (bits >> 31) & MAGNITUDE, out=halves[..., 1::2])
+    return keys
 
 
 def opened_keys(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Items int64 and scores float32 of keys; -1 and -inf for `EMPTY`."""
-    ascending = (keys >> 32).astype(np.int32)
-    scores = -(ascending ^ ((ascending >> 31) & np.int32(0x7FFFFFFF))).view(np.float32) + np.float32(0)
-    items = keys & 0xFFFFFFFF
-    empty = keys == EMPTY
-    if empty.any():
-        items[empty], scores[empty] = -1, -np.inf
+    halves = keys.view(HALF)
+    ascending = halves[..., 1::2]
+    scores = ZERO - (ascending ^ ((ascending >> 31) & MAGNITUDE)).view(np.float32)
+    items = halves[..., ::2].astype(np.int64)
+    empty = items < 0  # the lower half of `EMPTY` is -1
+    if np.count_nonzero(empty):
+        scores[empty] = -np.inf
     return items, scores
 
 

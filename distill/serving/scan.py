@@ -1,12 +1,14 @@
 """Exact top k at the cost of an int8 scan, with a certificate.
 
-First pass (one ONNX graph): int8 scores of all items, hidden ones masked, and the groups of items with the highest
-upper bounds. Second pass (numpy): the k-th largest lower bound among the groups is a threshold that k items are known
-to reach, so an item whose upper bound is below it can't be listed; the others are scored from the float32 table. The
-list is certified if its k-th score lies above the upper bounds of all groups that weren't opened. If it doesn't, more
-groups are opened, and at last the whole table is scanned, so that the lists are exact in every case.
+First pass (an ONNX graph): int8 scores of all items. The k-th largest lower bound among groups of items is a threshold
+that k items are known to reach, so an item whose upper bound is below it can't be listed. Second pass (numpy): the
+others are scored from the float32 table. Of a small catalogue all groups are looked at, which proves the list; of a
+large one those with the highest upper bounds, and the list is certified if its k-th score lies above the bounds of the
+rest. If it doesn't, more groups are opened, and at last the whole table is scanned, so that the lists are exact in
+every case.
 
-What is exact is defined in `distill.serving.rescore`; the bounds are derived in distill.export.scan_graph.
+The passes are in `distill.serving.passes`; what is exact is defined in `distill.serving.rescore`; the bounds are
+derived in distill.export.scan_graph.
 """
 
 from __future__ import annotations
@@ -18,20 +20,16 @@ import numpy as np
 import onnxruntime
 
 from distill.errors import UserError
-from distill.serving.rescore import EMPTY, exact_scores, first_keys, full_scan, keys_of, opened_keys
-from distill.serving.scan_files import FILES, check_file, mapped_array
+from distill.serving.passes import best_of, certified, look_at_all, look_at_best, rounded_queries, rounding
+from distill.serving.rescore import full_scan, opened_keys
+from distill.serving.scan_files import ALL_GROUPS, FILES, MARGINS, check_file, mapped_array
 from distill.serving.session import open_session
 
-OPENED, ALL = ["opened", "upper", "margin", "scores"], ["best_of_groups", "all_margins", "open_scores"]
-DENSE = 2**16  # up to so many places all groups are opened at once, which is faster than to rank them
-SCORES_AT_ONCE = 2**22  # first-pass scores of one call, 16 MB
+FEW_AT_ONCE = 2**18  # first-pass scores of one call where numpy reads them all, 1 MB: they stay in the cache
+MANY_AT_ONCE = 2**22  # where the graph gives a few of them away, 16 MB
 ATTEMPTS = (1, 4, 16)  # times as many groups are opened before the whole table is scanned
-SLACK = 1e-6  # relative, for the additions that join float32 scores and margins
 LARGEST = 1e37  # scores that may come near to the end of float32 are left to float64
-LOWEST = np.finfo(np.float32).min  # anything above -inf
 SMALLEST_QUERY = 1e-20  # below, products of float32 numbers lose their relative accuracy
-SMALLEST_PEAK = 1e-30  # blocks of a query below are rounded to zeros
-UP = 1 + 1e-5  # margins are kept in float32: rounded up
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,7 @@ class CertifiedIndex:
         n_items: N.
         size: R, items in a group.
         width: Columns of a query that share a step.
+        margins: Of the groups, float32 (3, G), where a query looks at all of them; None where the graph ranks them.
     """
 
     session: onnxruntime.InferenceSession
@@ -77,9 +76,10 @@ class CertifiedIndex:
     n_items: int
     size: int
     width: int
+    margins: np.ndarray | None
     places: np.ndarray = field(init=False, repr=False)
     empty: np.ndarray = field(init=False, repr=False)
-    largest_row: float = field(init=False)
+    longest_query: float = field(init=False)
     relative_rounding: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,7 +91,8 @@ class CertifiedIndex:
         largest = max(float(np.abs(self.table[start : start + 2**16]).max()) for start in chunks)
         object.__setattr__(self, "places", places)
         object.__setattr__(self, "empty", empty)
-        object.__setattr__(self, "largest_row", largest * np.sqrt(self.table.shape[1]) + 1)
+        room = LARGEST - float(np.abs(self.bias).max())  # a query that is no longer keeps all scores below LARGEST
+        object.__setattr__(self, "longest_query", room / (largest * np.sqrt(self.table.shape[1]) + 1))
         object.__setattr__(self, "relative_rounding", rounding(self.table.shape[1]))
 
     @classmethod
@@ -116,17 +117,23 @@ class CertifiedIndex:
         about = session.get_modelmeta().custom_metadata_map
         try:
             dim, width, size = (int(about[name]) for name in ("dim", "width", "group"))
+            every_group = about["looks_at"] == ALL_GROUPS
         except (KeyError, ValueError) as error:
             raise UserError(f"{folder / FILES['scan']} is no graph of an exact scan. Export it again.") from error
+        margins = None
+        if every_group:
+            check_file(folder / MARGINS, None if hashes is None else hashes.get(MARGINS, "none"))
+            margins = np.array(mapped_array(folder / MARGINS))
         fits = table.ndim == 2 and table.shape[1] == dim and len(table) == len(bias) == len(items)
         fits &= table.dtype == bias.dtype == np.float32 and items.dtype == np.int64 and len(table) % size == 0
+        fits &= margins is None or (margins.dtype == np.float32 and margins.shape == (3, len(table) // size))
         if not fits:
             raise UserError(
                 f"The files of the exact scan in {folder} don't fit each other: the table is {table.shape} "
                 f"{table.dtype}, there are {len(bias)} biases, {len(items)} items, and the graph reads {dim} dims. "
                 "Export the bundle again."
             )
-        return cls(session, table, np.array(bias), np.array(items), int(items.max()), size, width)
+        return cls(session, table, np.array(bias), np.array(items), int(items.max()), size, width, margins)
 
     @property
     def dim(self) -> int:
@@ -150,17 +157,19 @@ class CertifiedIndex:
         if k < 1:
             raise UserError(f"Lists of k = {k} items were asked for; expected 1 or more.")
         hidden = self._hidden(seen, len(queries))
-        norms = np.sqrt(np.einsum("bd,bd->b", queries, queries, dtype=np.float64))
+        wide = queries.astype(np.float64)
+        norms = np.sqrt(np.einsum("bd,bd->b", wide, wide))
+        in_range = (norms > SMALLEST_QUERY) & (norms < self.longest_query)
+        n_groups = len(self.table) // self.size
+        first = n_groups if self.margins is not None else min(n_groups, k + k // 2 + 32)
+        at_once = max(1, (MANY_AT_ONCE if self.margins is None else FEW_AT_ONCE) // len(self.table))
+        if len(queries) <= at_once and np.count_nonzero(in_range) == len(queries):
+            # Nearly always the whole story, so it is kept short.
+            found = self._attempt(queries, wide, norms, hidden, k, first)
+            if np.count_nonzero(found.certified) == len(queries):
+                return found
         if not np.isfinite(norms).all():
             raise UserError("A query holds NaN or infinite numbers; expected finite ones.")
-        in_range = (norms > SMALLEST_QUERY) & (norms * self.largest_row < LARGEST)
-        n_groups = len(self.table) // self.size
-        first = n_groups if len(self.table) <= DENSE else min(n_groups, k + k // 2 + 32)
-        at_once = max(1, SCORES_AT_ONCE // len(self.table))
-        if len(queries) <= at_once and in_range.all():  # nearly always the whole story, so it is kept short
-            found = self._attempt(queries, norms, hidden, k, first)
-            if found.certified.all():
-                return found
         found = Found(
             np.empty((len(queries), k), np.int64),
             np.empty((len(queries), k), np.float32),
@@ -171,7 +180,8 @@ class CertifiedIndex:
         for groups in sorted({min(n_groups, times * first) for times in ATTEMPTS}):
             for start in range(0, len(left), at_once):
                 some = left[start : start + at_once]
-                _put(found, some, self._attempt(queries[some], norms[some], hidden[some], k, groups))
+                part = self._attempt(queries[some], wide[some], norms[some], hidden[some], k, groups)
+                _put(found, some, part)
             left = left[~found.certified[left]]
         left = np.flatnonzero(~found.certified)
         if len(left):
@@ -180,103 +190,34 @@ class CertifiedIndex:
             _put(found, left, Found(*opened_keys(keys), np.zeros(len(left), bool), everything))
         return found
 
-    def _attempt(self, queries: np.ndarray, norms: np.ndarray, hidden: np.ndarray, k: int, groups: int) -> Found:
-        """What opening so many groups gives; lists that aren't certified may be wrong."""
-        rounded, spread = self._rounded(queries, norms)
-        everything = groups * self.size == len(self.table)
-        count = np.array([1 if everything else groups], np.int64)
-        inputs = {"rounded": rounded, "spread": spread, "hidden": hidden, "groups": count}
-        if everything:
-            best, margin, scores = self.session.run(ALL, inputs)
-            upper = best + margin
+    def _attempt(
+        self, queries: np.ndarray, wide: np.ndarray, norms: np.ndarray, hidden: np.ndarray, k: int, groups: int
+    ) -> Found:
+        """What looking at so many groups gives; lists that aren't certified may be wrong."""
+        query = rounded_queries(queries, wide, norms, self.width, self.relative_rounding)
+        if self.margins is None:
+            candidates = look_at_best(self.session, self.size, query, hidden, k, groups)
         else:
-            opened, upper, margin, scores = self.session.run(OPENED, inputs)
-        # Each group holds an item that reaches its lower bound, so k items reach the k-th largest of these.
-        threshold = np.full((len(queries), 1), LOWEST)
-        if groups >= k:
-            threshold = np.partition(upper - 2 * margin, groups - k, axis=1)[:, groups - k, None]
-            threshold = np.maximum(threshold - np.float32(SLACK) * np.abs(threshold), LOWEST)
-        near = np.flatnonzero(upper >= threshold)  # of the b * M groups
-        cut = np.maximum(threshold - margin, LOWEST).ravel()[near]
-        chosen = np.flatnonzero(scores.reshape(-1, self.size)[near] >= cut[:, None])
-        slot, within = near[chosen // self.size], chosen % self.size
-        flat = slot * self.size + within
-        place = flat % len(self.table) if everything else opened.ravel()[slot] * self.size + within
-        row = None if len(queries) == 1 else slot // groups
-        wide = queries.astype(np.float64)
-        values = exact_scores(self.table.take(place, axis=0), self.bias[place], wide[0] if row is None else wide[row])
-        self._check_kernel(values, scores.ravel()[flat], margin.ravel()[slot])
-        keys, counts = _rectangle(keys_of(values, self.items[place]), row, len(queries))
-        ids, listed = opened_keys(first_keys(keys, k))
-        if everything:
-            return Found(ids, listed, np.ones(len(queries), bool), counts)
-        rest = upper[:, -1]  # bounds the groups that weren't opened; -inf if all their items are hidden
-        beyond = np.maximum(rest * np.float32(1 + SLACK), rest * np.float32(1 - SLACK))
-        return Found(ids, listed, (listed[:, -1] > beyond) | (rest == -np.inf), counts)
-
-    def _rounded(self, queries: np.ndarray, norms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The queries that the graph multiplies, float32 (b, D), and the factors of its margins, float32 (b, 3).
-
-        Rounding them here makes them exactly what an int8 kernel can represent, so that it is known what is lost,
-        and a kernel that computes in float32 multiplies the same numbers.
-        """
-        n_queries, dim = queries.shape
-        blocks = -(-dim // self.width)
-        padded = queries if blocks * self.width == dim else np.pad(queries, ((0, 0), (0, blocks * self.width - dim)))
-        cube = padded.reshape(n_queries, blocks, self.width)
-        peaks = np.maximum(cube.max(axis=2, keepdims=True), -cube.min(axis=2, keepdims=True))
-        steps = np.maximum(peaks, np.float32(SMALLEST_PEAK)) / np.float32(127)
-        rounded = (np.rint(cube / steps) * steps).reshape(padded.shape)[:, :dim]
-        lost = queries - rounded
-        spread = np.ones((n_queries, 3), np.float32)
-        spread[:, 0] = norms * UP
-        spread[:, 1] = (np.sqrt(np.einsum("bd,bd->b", lost, lost)) + self.relative_rounding * norms) * UP
-        return np.ascontiguousarray(rounded), spread
+            candidates = look_at_all(self.session, self.margins, query, hidden, k)
+        ids, scores, counts = best_of(candidates, self.table, self.bias, self.items, wide, k)
+        return Found(ids, scores, certified(scores, candidates.beyond), counts)
 
     def _hidden(self, seen: np.ndarray | None, n_queries: int) -> np.ndarray:
         """Places that are never listed, int64 (B, S): those that hold no item, and those of the seen items."""
-        empty = np.broadcast_to(self.empty, (n_queries, len(self.empty)))
+        empty = self.empty[None] if n_queries == 1 else np.broadcast_to(self.empty, (n_queries, len(self.empty)))
         if seen is None:
             return np.ascontiguousarray(empty)
         if seen.ndim != 2 or len(seen) != n_queries or seen.dtype.kind not in "iu":
             raise UserError(
                 f"Seen items of shape {seen.shape} ({seen.dtype}) were given; expected ({n_queries}, S) whole numbers."
             )
-        if seen.size and not (seen.min() >= 0 and seen.max() <= self.n_items):
+        # As unsigned numbers, negative ones are large: one pass finds both kinds of mistake.
+        if seen.size and seen.astype(np.int64, copy=False).view(np.uint64).max() > self.n_items:
             raise UserError(f"Seen items must be 0 to {self.n_items - 1}, or {self.n_items} for padding.")
         return np.concatenate([empty, self.places[seen]], axis=1)
-
-    def _check_kernel(self, exact: np.ndarray, scanned: np.ndarray, margin: np.ndarray) -> None:
-        """Refuses a runtime whose first pass isn't the arithmetic that the bounds are made for."""
-        off = np.abs(exact - scanned)
-        if (off > margin).any():
-            raise UserError(
-                f"onnxruntime {onnxruntime.__version__} computes int8 scores on this processor that are off by up to "
-                f"{off.max():.3g}, beyond the proved bound, so no certificate can be given. "
-                "Use the variant fp32, and report it."
-            )
 
 
 def _put(found: Found, rows: np.ndarray, part: Found) -> None:
     """Copies the answers of some queries into the whole."""
     found.ids[rows], found.scores[rows] = part.ids, part.scores
     found.certified[rows], found.candidates[rows] = part.certified, part.candidates
-
-
-def _rectangle(keys: np.ndarray, row: np.ndarray | None, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Keys (n_rows, most) filled up with `EMPTY`, and how many there are in each row; `row` ascends, None is row 0."""
-    if row is None:
-        return keys[None], np.array([len(keys)])
-    counts = np.bincount(row, minlength=n_rows)
-    filled = np.full((n_rows, int(counts.max(initial=0))), EMPTY)
-    filled[row, np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)] = keys
-    return filled, counts
-
-
-def rounding(dim: int) -> float:
-    """Bound on the float32 rounding of the first pass, relative to ||q|| ||x'||.
-
-    The kernel sums (code + 128) times the query and takes 128 times the query's sum away again. Both are at most
-    2 sqrt(D) ||q|| ||x'||, and pass through a few roundings of 2^-24; a kernel without int8 adds up D products.
-    """
-    return 2.0**-22 * (8 * np.sqrt(dim) + dim)

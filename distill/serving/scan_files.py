@@ -10,7 +10,9 @@ import numpy as np
 from distill.errors import UserError
 
 FILES = {"scan": "exact.scan.onnx", "table": "exact.table.npy", "bias": "exact.bias.npy", "items": "exact.items.npy"}
+MARGINS = "exact.margins.npy"  # of small catalogues
 ENCODER = "exact.encoder.onnx"
+ALL_GROUPS, BEST_GROUPS = "all", "best"  # what a query looks at: said by the graph under "looks_at"
 
 
 def check_file(path: Path, expected: str | None) -> None:

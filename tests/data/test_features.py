@@ -1,7 +1,9 @@
 """Templates, attributes, vectors, behaviour: what is read, kept, written and read again; and what a mistake says."""
 
 import dataclasses
+import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill.config import Data, Split
+from distill.data.attributes import categories_of
 from distill.data.behaviour import behaviour_features, behaviour_names
 from distill.data.contexts import Kind, from_lists, prefixes, train_contexts
 from distill.data.dataset import TEST, TRAIN, Dataset, Lists
@@ -20,6 +23,7 @@ from distill.errors import UserError
 from distill.ranking.cases import cases_of
 from distill.ranking.evaluator import evaluate
 
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 DAY = 86400
 LOO = Split("leave_one_out")
 ITEMS = (
@@ -331,3 +335,37 @@ def test_groups_of_item_features(tmp_path):
     assert item_matrix(dataset.features, ["image", "attributes"]).shape == (4, 4 + 1 + 3)
     with pytest.raises(UserError, match=r"no group 'imag'.*did you mean 'image'.*has: image, attributes"):
         item_matrix(dataset.features, ["imag"])
+
+
+GENRES = ["Action", "Comedy", "Drama", "War", "Sci-Fi", "Children's"]
+
+
+def test_blanks_separate_categories_where_few_words_make_many_cells():
+    combinations = [" ".join(pair) for pair in itertools.combinations(GENRES, 2)] + GENRES
+    lists, vocabulary = categories_of(pl.Series(combinations), blanks=True)
+    assert vocabulary == sorted(GENRES)
+    assert [[vocabulary[code] for code in lists[row]] for row in (0, 20)] == [["Action", "Comedy"], ["Children's"]]
+    _, whole = categories_of(pl.Series(combinations))
+    assert len(whole) == len(combinations)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["Home Decor", "Desk Lamps", "Office Chairs", "Home Decor", "Green Tea"],
+        ["Science Fiction|War", *(" ".join(pair) for pair in itertools.combinations(GENRES, 2))],
+        ["one", None, "two"],
+    ],
+)
+def test_blanks_inside_a_category_stay(cells):
+    assert categories_of(pl.Series(cells), blanks=True)[1] == categories_of(pl.Series(cells))[1]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no shared data sets beside the project")
+def test_recboles_class_column_of_movielens_gives_its_genres():
+    dataset = build_dataset(Data(path=str(SHARED / "ml-100k")))
+    assert dataset.features.categories == "class"
+    vocabulary = dataset.features.items.vocabularies["class"]
+    assert len(vocabulary) == 19 and {"Sci-Fi", "Film-Noir", "Children's"} <= set(vocabulary)
+    toy_story = int(np.flatnonzero(dataset.item_ids == "1")[0])
+    assert [vocabulary[c] for c in dataset.categories[toy_story]] == ["Animation", "Children's", "Comedy"]

@@ -117,7 +117,7 @@ def test_sequences_in_parquet_with_their_times_and_in_a_column_of_any_name(tmp_p
     with pytest.raises(UserError, match="no item_id column"):
         load(tmp_path)
     raw, _ = load(tmp_path, columns=Columns(sequence="seen"))
-    assert raw.events.rows() == [("u1", "10", 4.0, 5), ("u1", "7", 4.0, 6), ("u2", "7", 5.0, 1)]
+    assert raw.events.rows() == [("u1", 10, 4.0, 5), ("u1", 7, 4.0, 6), ("u2", 7, 5.0, 1)]
     frame.with_columns(timestamp=pl.Series([[5, 6], [1, 2]])).write_parquet(tmp_path / "interactions.parquet")
     with pytest.raises(UserError, match=r"row 2 has 1 items in 'seen' but 2 values in 'timestamp'"):
         load(tmp_path, columns=Columns(sequence="seen"))

@@ -1,6 +1,7 @@
 """From raw files to a data set: numbering, order, cleaning and split together, and what goes wrong."""
 
 import numpy as np
+import polars as pl
 import pytest
 
 from distill.config import Columns, Data, Split
@@ -166,3 +167,23 @@ def test_every_array_has_the_declared_type(tmp_path):
     assert dataset.indptr.dtype == np.int64 and dataset.items.dtype == np.int32 and dataset.parts.dtype == np.uint8
     assert all(isinstance(t, str) for t in (*dataset.titles, *dataset.texts, *dataset.user_ids, *dataset.item_ids))
     assert {type(v) for v in dataset.summary.values()} <= {int, str}
+
+
+@pytest.mark.parametrize("kind", [pl.Int64, pl.UInt32, pl.Int16])
+def test_whole_numbers_of_parquet_give_the_data_set_that_their_texts_give(tmp_path, kind):
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame({name: rng.integers(1, 30, 400) for name in ("user_id", "item_id", "timestamp")})
+    for folder, written in (("numbers", kind), ("texts", pl.String)):
+        (tmp_path / folder).mkdir()
+        ids = [pl.col(name).cast(written) for name in ("user_id", "item_id")]
+        frame.with_columns(ids).write_parquet(tmp_path / folder / "interactions.parquet")
+    numbers, texts = (build_dataset(Data(path=str(tmp_path / f), split=LOO)) for f in ("numbers", "texts"))
+    assert numbers.fingerprint == texts.fingerprint and numbers.summary == texts.summary
+
+
+def test_rows_without_a_whole_number_are_dropped_and_counted(tmp_path):
+    frame = pl.DataFrame({"user_id": [1, None, 1, 1, 2], "item_id": [5, 5, None, 6, 5], "timestamp": [1, 2, 3, 4, 5]})
+    frame.write_parquet(tmp_path / "interactions.parquet")
+    dataset = build_dataset(Data(path=str(tmp_path), split=Split(ratios=[1.0, 0.0, 0.0])))
+    assert sequences(dataset) == {"1": ["5", "6"], "2": ["5"]}
+    assert dataset.summary["rows without a user or item id (dropped)"] == 2

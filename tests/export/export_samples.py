@@ -40,6 +40,23 @@ class MeanPool(nn.Module):
         return self.bias
 
 
+class TextMLP(MeanPool):
+    """Item rows are made of text vectors by layers with a GELU between, and serve both sides."""
+
+    def __init__(self, n_items: int, dim: int = 16) -> None:
+        super().__init__(n_items, dim)
+        self.register_buffer("text", torch.randn(n_items, 48))
+        self.expand, self.contract = nn.Linear(48, 64), nn.Linear(64, dim)
+
+    def encode(self, history: Tensor) -> Tensor:
+        known = history != self.n_items
+        rows = nn.functional.embedding(torch.where(known, history, 0), self.item_table())
+        return self.map((rows * known[:, :, None]).sum(1) / known[:, :, None].sum(1).clamp_min(1.0))
+
+    def item_table(self) -> Tensor:
+        return nn.functional.normalize(self.contract(nn.functional.gelu(self.expand(self.text))), dim=-1)
+
+
 def hybrid(n_items: int = N_ITEMS, text: bool = False, seed: int = 0, dim: int = 32) -> HybridCF:
     """A HybridCF whose parts that start at zero are random too, so that every weight matters."""
     torch.manual_seed(seed)

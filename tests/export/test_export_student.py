@@ -19,10 +19,12 @@ from distill.export.calibration import calibration_histories
 from distill.export.finetune import finetuned
 from distill.export.gate import all_scores
 from distill.export.graph import build_graphs
+from distill.export.scan_graph import write_exact
 from distill.export.variants import parse
 from distill.export_student import main
 from distill.runs import read_manifest, run_stage, sha256
 from distill.serving.runtime import Bundle
+from distill.serving.scan_files import FILES
 from distill.serving.session import Graph
 from students.checkpoint import load_student
 
@@ -259,3 +261,16 @@ def test_the_exact_scan_is_a_variant_of_the_bundle(tmp_path):
     alone = dataclasses.replace(config, export=dataclasses.replace(config.export, variants=["exact"]))
     with pytest.raises(UserError, match="a bundle needs at least one graph"):
         main(alone)
+
+
+def test_an_exact_scan_that_brings_the_runtime_down_is_a_reported_failure(tmp_path, monkeypatch):
+    def damaged(folder, *arguments):
+        names = write_exact(folder, *arguments)
+        (folder / FILES["scan"]).write_bytes(b"no graph")
+        return names
+
+    monkeypatch.setattr("distill.export_student.write_exact", damaged)
+    config = make_run(tmp_path, variants=("fp32", "exact"))
+    with pytest.raises(UserError, match=r"The exact scan can't be served: .*Leave this variant out"):
+        main(config)
+    assert read_manifest(config.folder / "export") is None

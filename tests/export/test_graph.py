@@ -4,15 +4,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_samples import MeanPool, histories, hybrid, mean_pool, torch_scores
+from export_samples import MeanPool, TextMLP, histories, hybrid, mean_pool, torch_scores
 from onnx import numpy_helper
 from torch import nn
 
 from distill.errors import UserError
+from distill.export.encoder import fold, trace_encoder
 from distill.export.gate import all_scores
 from distill.export.graph import build_graphs
 from distill.ranking.topk import top_k
 from distill.serving.session import Graph, open_session
+from students.checkpoint import build_student
 
 STUDENTS = {"hybrid": hybrid, "hybrid from text": lambda: hybrid(text=True), "mean pool": mean_pool}
 SIZES = [(1, 1), (1, 5), (2, 1), (2, 5), (7, 50), (64, 5), (64, 50)]
@@ -130,6 +132,52 @@ def test_a_table_that_serves_both_sides_is_stored_once(variant):
     assert [tuple(t.dims) for t in graph.initializer if len(t.dims) == 2 and t.dims[0] >= 300 and t.dims[1] > 1] == [
         (301, 16)
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [(n, "init") for n in ("mf", "hybrid_cf", "sasrec_small", "mlp_only")] + [("mf", "null_space")]
+)
+def test_every_student_that_ties_its_tables_stores_one(name, text):
+    sizes: dict[str, list[int]] = {"fp32": [], "int8": []}
+    for tied in (True, False):
+        torch.manual_seed(0)
+        student = build_student(name, {"dim": 32, "tied": tied, "text": text}, 2000, torch.randn(2000, 24), 0).eval()
+        with torch.no_grad():  # two new tables that start alike would be stored once as well
+            for weight in student.parameters():
+                weight.add_(0.1 * torch.randn_like(weight))
+        for variant, model in build_graphs(student, list(sizes), 20).items():
+            sizes[variant].append(len(model.SerializeToString()))
+    for variant, (one, two) in sizes.items():
+        table, rest = 2000 * 32 * (4 if variant == "fp32" else 1), 2000 * (4 if variant == "fp32" else 6)
+        assert two - one == pytest.approx(table, rel=0.1)
+        assert 0 < one - table - rest < table  # biases and scales; layers and the graph itself remain
+
+
+def test_tables_made_through_a_gelu_are_plain_tables_in_the_file():
+    torch.manual_seed(0)
+    student = TextMLP(300).eval()
+    encoder = trace_encoder(student, 20)
+    assert "Gelu" not in {node.op_type for node in encoder.graph.node}
+    assert fold(encoder) == encoder
+    models = build_graphs(student, ["fp32", "int8"], 20)
+    assert [tuple(t.dims) for t in models["fp32"].graph.initializer if np.prod(t.dims) > 301] == [(301, 16)]
+    assert len(models["fp32"].SerializeToString()) < 4 * 301 * 16 + 5000
+    history = histories(300, 9, 8)
+    found = all_scores(Graph(models["fp32"].SerializeToString(), 300), history)
+    np.testing.assert_allclose(found, torch_scores(student, history), atol=1e-5)
+
+
+def test_a_gelu_of_the_query_stays():
+    class Bent(MeanPool):
+        def encode(self, history):
+            return nn.functional.gelu(super().encode(history))
+
+    torch.manual_seed(0)
+    student = Bent(50).eval()
+    assert "Gelu" in {node.op_type for node in trace_encoder(student, 10).graph.node}
+    history = histories(50, 4, 5)
+    found = all_scores(Graph(build_graphs(student, ["fp32"], 10)["fp32"].SerializeToString(), 50), history)
+    np.testing.assert_allclose(found, torch_scores(student, history), atol=1e-5)
 
 
 @pytest.mark.parametrize("n_items", [1682, 9000])

@@ -62,6 +62,11 @@ objectives:
       - {name: rce, head: auxiliary}
       - {name: feature_fitnet, weight: 0.01}
       - {name: mutual}
+  live:
+    losses:
+      - {name: listwise_kl, weight: {start: 1.0, stop: 0.2}, tail: ignore}
+      - {name: rce, weight: {start: 0.0, stop: 0.5, begin: 0.5}}
+    fit: {teacher: live, kinds: [real, rollout]}
 seeds: 2
 """
 
@@ -100,10 +105,10 @@ def table(place):
 def test_every_cell_has_a_line_with_its_seeds(table):
     rows = table[0]["rows"]
     assert [(r["student"], r["row"]) for r in rows] == [
-        ("wide", row) for row in ("text_init_only", "self_distillation", "ease_teacher", "default", "mixed")
+        ("wide", row) for row in ("text_init_only", "self_distillation", "ease_teacher", "default", "mixed", "live")
     ]
     assert all(r["seeds"] == 2 and 0 < r["ndcg@10"] < 1 and r["ndcg@10 sd"] >= 0 for r in rows)
-    assert not table[0]["failed"] and "10 of 10 cells" in table[1]
+    assert not table[0]["failed"] and "12 of 12 cells" in table[1]
 
 
 def test_gains_are_over_the_same_student_without_a_teacher(table):
@@ -127,7 +132,7 @@ def test_again_nothing_is_trained(place, table):
     before = {p: p.stat().st_mtime_ns for p in (place / "small" / "ablation").rglob("model.safetensors")}
     distill("ablate", place / "small.yaml", "--grid", place / "grid.yaml", f"run.folder={place}")
     assert before == {p: p.stat().st_mtime_ns for p in (place / "small" / "ablation").rglob("model.safetensors")}
-    assert len(before) == 10
+    assert len(before) == 12
 
 
 def test_a_budget_leaves_cells_out_and_says_so(place):
@@ -135,7 +140,7 @@ def test_a_budget_leaves_cells_out_and_says_so(place):
         "ablate", place / "small.yaml", "--grid", place / "grid.yaml", f"run.folder={place}", "run.name=small",
         "--minutes", "0.0001", "--seeds", "3",
     )  # fmt: skip
-    assert "cells are left out" in printed and "10 of 15 cells" in printed
+    assert "cells are left out" in printed and "12 of 18 cells" in printed
 
 
 def test_a_mistake_in_the_grid_is_found_before_anything_is_trained(place):
@@ -183,7 +188,7 @@ def test_a_classic_teacher_answers_the_same_contexts(config):
     ("teacher", "words"),
     [
         ("eas", "did you mean 'ease'"),
-        ("text_space", "needs training"),
+        ("lightgcn", "needs training"),
         ("somewhere/else", "nor the folder of a run with a finished teacher"),
     ],
 )
@@ -239,3 +244,40 @@ def test_the_presets_are_right():
     assert {p.stem for p in paths} == {"cf2mf", "cf2ncf", "llm2seq", "llm2cf_tail", "gnn2mlp"}
     for path in paths:
         assert load(path).run.name == path.stem and "When to use it" in path.read_text()
+
+
+SMALL = ["data.min_item_events=120", "data.min_user_events=5", "scores.k=20", "fit.epochs=1", "control_fit.epochs=1"]
+TOWER = [
+    "backbone=scratch",
+    "max_tokens=12",
+    "hidden_size=32",
+    "layers=1",
+    "vocabulary=300",
+    "tfidf_width=16",
+    "max_steps=2",
+]
+
+
+@pytest.mark.parametrize("preset", ["cf2mf", "cf2ncf", "llm2seq", "llm2cf_tail", "gnn2mlp"])
+def test_a_preset_goes_all_the_way(preset, tmp_path):
+    path = ROOT / "configs" / "presets" / f"{preset}.yaml"
+    members = load(path).teacher.members
+    small = [
+        *SMALL,
+        f"run.folder={tmp_path}",
+        "run.tracker=none",
+        "benchmark.resamples=20",
+        "benchmark.latency_calls=20",
+    ]
+    small += ["export.min_overlap=0.3", "export.min_retention=0.3", "export.min_tail_retention=0"]
+    if "tower" in members:
+        small += [f"teacher.members.tower.{setting}" for setting in TOWER]
+        small += ["teacher.members.tower.frozen_layers=0", "teacher.members.space.epochs=1"]
+    if "gcn" in members:
+        small += ["teacher.members.gcn.epochs=1"]
+    printed = distill("run", path, *small)
+    assert "all stages done" in printed
+    report = json.loads((tmp_path / preset / "report" / "report.json").read_text())
+    assert {"teacher", "student", "student_without_distillation", "student_onnx_int8"} <= {
+        m["name"] for m in report["models"]
+    }

@@ -270,3 +270,24 @@ class TestCommand:
         train_student(config)
         assert read_manifest(config.folder / "student")["inputs"]["scores"] == read_manifest(place)["fingerprint"]
         assert command_line(["scores", "verify", str(config.folder)]) == 0
+
+
+def test_a_student_learns_from_edited_copies_alone(copy):
+    config = with_scores(copy, masks=1, reorders=1, substitutes=1, similar="text")
+    score_teacher(config)
+    store, contexts, _ = opened(config)
+    kinds = [Kind.MASK, Kind.REORDER, Kind.SUBSTITUTE]
+    rows = np.flatnonzero(np.isin(contexts.kind, kinds))
+    assert set(contexts.kind[rows]) == set(kinds)
+    assert (store.lookup(rows)["items"] >= 0).any(1).all()
+    fit = dataclasses.replace(config.fit, kinds=["mask", "reorder", "substitute"])
+    train_student(dataclasses.replace(config, fit=fit))
+    assert read_manifest(config.folder / "student")["result"]["validation"]["ndcg@10"] > 0
+
+
+def test_kinds_that_are_off_do_not_outdate_a_store(copy):
+    settings = read_manifest(copy.folder / "scores")["settings"]["scores"]
+    assert "drops" in settings and not {"masks", "reorders", "substitutes", "similar"} & set(settings)
+    before = sha256(copy.folder / "scores" / "manifest.json")
+    score_teacher(with_scores(copy, similar="text"))
+    assert sha256(copy.folder / "scores" / "manifest.json") == before

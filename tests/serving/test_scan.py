@@ -8,14 +8,16 @@ import pytest
 from onnx import numpy_helper
 
 from distill.errors import UserError
+from distill.export import scan_graph
 from distill.export.bundle import check_loads
 from distill.export.encoder import folded_items, trace_encoder
 from distill.export.scan_graph import block_width, group_size, write_exact
 from distill.runs import sha256
 from distill.serving import scan
+from distill.serving.passes import look_at_all, look_at_best, reached, rounded_queries
 from distill.serving.runtime import Bundle
-from distill.serving.scan import OPENED, CertifiedIndex
-from distill.serving.scan_files import ENCODER, FILES
+from distill.serving.scan import CertifiedIndex
+from distill.serving.scan_files import ENCODER, FILES, MARGINS
 from students.checkpoint import load_student
 
 
@@ -32,6 +34,19 @@ def brute_force(table, bias, queries, k, seen=None):
         listed = items[np.argsort(-scores[row, items], kind="stable")][:k]
         ids[row, : len(listed)] = listed
     return ids
+
+
+@pytest.fixture()
+def large(monkeypatch):
+    """The layout of large catalogues, at a size that brute force can follow."""
+    monkeypatch.setattr(scan_graph, "SMALL", 0)
+
+
+@pytest.fixture(params=["small", "large"])
+def layout(request, monkeypatch):
+    """Both layouts in turn."""
+    monkeypatch.setattr(scan_graph, "SMALL", 0 if request.param == "large" else 2**16)
+    return request.param
 
 
 def index_of(folder, table, bias=None):
@@ -86,9 +101,7 @@ TABLES = [normal, lognormal, ties, zeros, outliers, nearly_equal, equal, tiny, g
 
 @pytest.mark.parametrize("make", TABLES)
 @pytest.mark.parametrize("dim", [20, 64])
-@pytest.mark.parametrize("dense", [0, scan.DENSE])
-def test_lists_are_brute_forces_on_tables_made_to_hurt(make, dim, dense, tmp_path, monkeypatch):
-    monkeypatch.setattr(scan, "DENSE", dense)
+def test_lists_are_brute_forces_on_tables_made_to_hurt(make, dim, layout, tmp_path):
     random = np.random.default_rng(1)
     table = make(random, 3000, dim)
     index, bias = index_of(tmp_path, table)
@@ -104,8 +117,7 @@ def test_lists_are_brute_forces_on_tables_made_to_hurt(make, dim, dense, tmp_pat
 
 @pytest.mark.parametrize("dim", [1, 7, 64, 130, 300, 520])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e5])
-def test_any_width_with_any_bias(dim, scale, tmp_path, monkeypatch):
-    monkeypatch.setattr(scan, "DENSE", 0)
+def test_any_width_with_any_bias(dim, scale, layout, tmp_path):
     random = np.random.default_rng(2)
     table, bias = normal(random, 900, dim), (scale * random.normal(size=900)).astype(np.float32)
     bias[random.integers(0, 900, 50)] = -np.inf
@@ -115,7 +127,7 @@ def test_any_width_with_any_bias(dim, scale, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("n_items", [1, 2, 8, 64, 300])
-def test_small_catalogues_and_lists_longer_than_they_are(n_items, tmp_path):
+def test_small_catalogues_and_lists_longer_than_they_are(n_items, layout, tmp_path):
     random = np.random.default_rng(3)
     table = normal(random, n_items, 16)
     index, bias = index_of(tmp_path, table)
@@ -129,8 +141,7 @@ def test_small_catalogues_and_lists_longer_than_they_are(n_items, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [normal, lognormal, ties])
-def test_the_certificate_is_never_wrong(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(scan, "DENSE", 0)  # the way of large catalogues, at a size that brute force can follow
+def test_the_certificate_is_never_wrong(make, layout, tmp_path):
     random = np.random.default_rng(4)
     table = make(random, 20_000, 64)
     index, bias = index_of(tmp_path, table)
@@ -142,8 +153,7 @@ def test_the_certificate_is_never_wrong(make, tmp_path, monkeypatch):
             assert found.certified.all() and found.candidates.max() < 500
 
 
-def test_where_no_certificate_can_be_given_the_table_is_scanned(tmp_path, monkeypatch):
-    monkeypatch.setattr(scan, "DENSE", 0)
+def test_where_no_certificate_can_be_given_the_table_is_scanned(large, tmp_path, monkeypatch):
     monkeypatch.setattr(scan, "ATTEMPTS", (1, 4))
     table = np.ones((5000, 16), np.float32)
     index, _ = index_of(tmp_path, table)
@@ -152,8 +162,7 @@ def test_where_no_certificate_can_be_given_the_table_is_scanned(tmp_path, monkey
     assert found.rescans == 3 and found.candidates.tolist() == [5000] * 3
 
 
-def test_more_groups_are_opened_before_the_table_is_scanned(tmp_path, monkeypatch):
-    monkeypatch.setattr(scan, "DENSE", 0)
+def test_more_groups_are_opened_before_the_table_is_scanned(large, tmp_path):
     random = np.random.default_rng(5)
     table = normal(random, 6000, 8)
     # 600 near-copies crowd the top for a query along their direction: more than the first attempt opens.
@@ -166,28 +175,64 @@ def test_more_groups_are_opened_before_the_table_is_scanned(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("make", [normal, lognormal, outliers, tiny])
-def test_every_score_lies_within_its_margin(make, tmp_path):
+@pytest.mark.parametrize("dim", [48, 600])
+def test_every_score_lies_within_its_margin(make, dim, layout, tmp_path):
     random = np.random.default_rng(6)
-    table, bias = make(random, 2000, 48), random.normal(size=2000).astype(np.float32)
+    table, bias = make(random, 2000, dim), random.normal(size=2000).astype(np.float32)
     index, _ = index_of(tmp_path, table, bias)
+    queries = normal(random, 20, dim)
+    wide = queries.astype(np.float64)
+    query = rounded_queries(queries, wide, np.linalg.norm(wide, axis=1), index.width, index.relative_rounding)
+    hidden, groups = index._hidden(None, 20), len(index.table) // index.size
+    # Lists longer than the catalogue: no item can be left out.
+    if layout == "large":
+        found = look_at_best(index.session, index.size, query, hidden, 3000, groups)
+    else:
+        found = look_at_all(index.session, index.margins, query, hidden, 3000)
+    assert np.bincount(found.row).tolist() == [2000] * 20 and (np.diff(found.row) >= 0).all()
+    assert set(index.items[found.place[:2000]]) == set(range(2000))
+    true = np.einsum("cd,cd->c", wide[found.row], index.table[found.place].astype(np.float64))
+    off = np.abs(found.scanned - (true + index.bias[found.place]))
+    assert (off <= found.margin).all()
+    if make is normal and dim == 48:  # and the margins are no wider than they have to be
+        assert 0.01 < off.max() / found.margin.max() <= 1
+
+
+def test_groups_are_ranked_by_bounds_on_all_their_items(large, tmp_path):
+    random = np.random.default_rng(11)
+    index, _ = index_of(tmp_path, lognormal(random, 2000, 48))
     queries = normal(random, 20, 48)
-    rounded, spread = index._rounded(queries, np.linalg.norm(queries.astype(np.float64), axis=1))
+    wide = queries.astype(np.float64)
+    query = rounded_queries(queries, wide, np.linalg.norm(wide, axis=1), index.width, index.relative_rounding)
     groups = len(index.table) // index.size
-    inputs = {"rounded": rounded, "spread": spread, "hidden": index._hidden(None, 20), "groups": np.array([groups])}
-    opened, upper, margin, scores = index.session.run(OPENED, inputs)
+    inputs = {"rounded": query.rounded, "spread": query.spread, "hidden": index._hidden(None, 20)}
+    opened, upper = index.session.run(["opened", "upper"], {**inputs, "groups": np.array([groups])})
     places = opened[:, :, None] * index.size + np.arange(index.size)
-    true = np.einsum("bd,bgrd->bgr", queries.astype(np.float64), index.table[places].astype(np.float64))
-    true += index.bias[places]
-    full = index.items[places] < 2000
-    off = np.abs(scores - true)[full]
-    assert (off <= np.broadcast_to(margin[:, :, None], scores.shape)[full]).all()
-    assert (true <= upper[:, :, None] * (1 + 1e-6 * np.sign(upper[:, :, None])))[full].all()
+    true = np.einsum("bd,bgrd->bgr", wide, index.table[places].astype(np.float64))
+    held = index.items[places] < 2000
+    assert (true <= upper[:, :, None] * (1 + 1e-6 * np.sign(upper[:, :, None])))[held].all()
     assert (np.diff(upper, axis=1) <= 0).all()
-    if make is normal:  # and the margins are no wider than they have to be
-        assert 0.01 < off.max() / margin.max() <= 1
 
 
-def test_a_kernel_that_saturates_is_found_out(tmp_path):
+def test_what_k_items_are_known_to_reach_is_rounded_down():
+    lower = np.array([[3, -np.inf, 1, -2], [-np.inf] * 4], np.float32)
+    assert reached(lower, 2)[0, 0] <= 1 < reached(lower, 2)[0, 0] + 1e-5
+    assert reached(lower, 3)[0, 0] <= -2 < reached(lower, 3)[0, 0] + 1e-5
+    assert (reached(lower, 5) == np.finfo(np.float32).min).all() and reached(lower, 1)[1] > -np.inf
+
+
+def test_few_rows_are_looked_at_even_for_lists_longer_than_there_are_groups(layout, tmp_path):
+    random = np.random.default_rng(12)
+    table = normal(random, 4000, 32)
+    index, bias = index_of(tmp_path, table)
+    k = len(index.table) // index.size + 100
+    queries = normal(random, 5, 32)
+    found = index.search(queries, k)
+    assert found.ids.tolist() == brute_force(table, bias, queries, k).tolist()
+    assert found.certified.all() and found.candidates.max() < 2 * k
+
+
+def test_a_kernel_that_saturates_is_found_out(layout, tmp_path):
     random = np.random.default_rng(7)
     index_of(tmp_path, normal(random, 500, 16))
     path = tmp_path / FILES["scan"]
@@ -201,19 +246,19 @@ def test_a_kernel_that_saturates_is_found_out(tmp_path):
         CertifiedIndex.open(tmp_path).search(normal(random, 20, 16), 10)
 
 
-def test_large_batches_go_in_pieces_and_rows_do_not_depend_on_each_other(tmp_path, monkeypatch):
+def test_large_batches_go_in_pieces_and_rows_do_not_depend_on_each_other(layout, tmp_path, monkeypatch):
     random = np.random.default_rng(8)
     index, _ = index_of(tmp_path, normal(random, 4000, 32))
     queries, seen = normal(random, 50, 32), random.integers(0, 4001, (50, 9))
     whole = index.search(queries, 10, seen)
-    monkeypatch.setattr(scan, "SCORES_AT_ONCE", 3 * len(index.table))
+    monkeypatch.setattr(scan, "FEW_AT_ONCE" if layout == "small" else "MANY_AT_ONCE", 3 * len(index.table))
     pieces = index.search(queries, 10, seen)
     alone = [index.search(queries[row : row + 1], 10, seen[row : row + 1]).ids[0] for row in range(50)]
     assert whole.ids.tolist() == pieces.ids.tolist() == np.stack(alone).tolist()
     assert whole.candidates.tolist() == pieces.candidates.tolist()
 
 
-def test_several_threads_may_ask_at_once(tmp_path):
+def test_several_threads_may_ask_at_once(layout, tmp_path):
     random = np.random.default_rng(9)
     index, _ = index_of(tmp_path, normal(random, 4000, 32))
     queries = normal(random, 64, 32)
@@ -223,7 +268,7 @@ def test_several_threads_may_ask_at_once(tmp_path):
     assert found == wanted
 
 
-def test_no_queries_no_lists(tmp_path):
+def test_no_queries_no_lists(layout, tmp_path):
     index, _ = index_of(tmp_path, np.eye(8, dtype=np.float32))
     found = index.search(np.empty((0, 8), np.float32), 3)
     assert found.ids.shape == found.scores.shape == (0, 3) and not len(found.certified)
@@ -247,7 +292,7 @@ def test_sizes_of_groups_and_blocks():
         (np.ones((1, 8)), 3, np.array([[-1]]), "must be 0 to 7, or 8"),
     ],
 )
-def test_mistakes_are_explained(queries, k, seen, message, tmp_path):
+def test_mistakes_are_explained(queries, k, seen, message, layout, tmp_path):
     index, _ = index_of(tmp_path, np.eye(8, dtype=np.float32))
     with pytest.raises(UserError, match=message):
         index.search(queries, k, seen)
@@ -278,6 +323,22 @@ def test_files_that_are_missing_or_do_not_fit_are_refused(tmp_path):
     (tmp_path / FILES["items"]).unlink()
     with pytest.raises(UserError, match=r"exact\.items\.npy is missing"):
         CertifiedIndex.open(tmp_path)
+    index_of(tmp_path, np.eye(8, dtype=np.float32))
+    np.save(tmp_path / MARGINS, np.ones((3, 7), np.float32))
+    with pytest.raises(UserError, match="don't fit each other"):
+        CertifiedIndex.open(tmp_path)
+    (tmp_path / MARGINS).unlink()
+    with pytest.raises(UserError, match=r"exact\.margins\.npy is missing"):
+        CertifiedIndex.open(tmp_path)
+
+
+def test_scores_near_the_end_of_float32_are_left_to_float64(layout, tmp_path):
+    random = np.random.default_rng(13)
+    table, bias = normal(random, 200, 8), np.full(200, 3e38, np.float32)
+    index, _ = index_of(tmp_path, table, bias)
+    queries = normal(random, 3, 8) * np.float32(1e36)
+    found = index.search(queries, 10)
+    assert found.ids.tolist() == brute_force(table, bias, queries, 10).tolist() and not found.certified.any()
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +371,7 @@ def test_a_bundle_recommends_exactly(exact_bundle, exported_run):
 
 
 def test_altered_files_of_a_bundle_are_refused(exact_bundle, tmp_path):
-    for name in [*FILES.values(), ENCODER]:
+    for name in [*FILES.values(), MARGINS, ENCODER]:
         folder = shutil.copytree(exact_bundle, tmp_path / name)
         content = bytearray((folder / name).read_bytes())
         content[-1] ^= 1
@@ -328,5 +389,5 @@ def test_an_exact_scan_is_loaded_in_a_process_of_its_own(exact_bundle, tmp_path)
     check_loads(exact_bundle, 300)
     folder = shutil.copytree(exact_bundle, tmp_path / "bundle")
     (folder / FILES["scan"]).write_bytes(b"no graph")
-    with pytest.raises(UserError, match="bundle can't be served"):
+    with pytest.raises(UserError, match=r"The exact scan can't be served: .*(can't load|damaged)"):
         check_loads(folder, 300)

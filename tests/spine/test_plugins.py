@@ -25,7 +25,8 @@ def test_every_short_name_resolves_and_says_what_it_is(kind, name):
 
 
 def required(kind, name):
-    return {"vectors": "tower"} if (kind, name) == ("teacher", "text_space") else {}
+    needed = {"text_space": {"vectors": "tower"}, "back_translation": {"there": "en-fr", "back": "fr-en"}}
+    return needed.get(name, {})
 
 
 def listed(value):

@@ -1,5 +1,6 @@
 """Closed-form members against brute force: decayed sums, EASE, nearest neighbours, popularity, and the contract."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -231,3 +232,26 @@ def test_only_train_is_learned_from(kind):
     again = kind()
     again.prepare(Inputs(changed, {}, 0, torch.device("cpu")))
     assert torch.equal(fitted(kind()).table, again.table)
+
+
+def test_weights_of_events_count_where_there_are_any():
+    weights = np.random.default_rng(1).uniform(0.5, 3, len(DATA.items)).astype(np.float32)
+    weighted = dataclasses.replace(DATA, weights=weights)
+    lists, kept = DATA.lists(TRAIN, TRAIN), weights[DATA.parts == TRAIN]
+    x = np.zeros((len(lists), N))
+    x[lists.row_numbers(), lists.items] = kept
+    np.testing.assert_allclose(interaction_matrix(weighted, weighted=True).toarray(), x)
+    np.testing.assert_array_equal(interaction_matrix(weighted).toarray(), train_matrix())
+    np.testing.assert_array_equal(interaction_matrix(DATA, weighted=True).toarray(), train_matrix())
+    inputs = Inputs(weighted, {}, 0, torch.device("cpu"))
+    ease, knn = Ease(l2=5.0), ItemKNN(alpha=0.5, shrink=2.0, neighbours=N)
+    ease.prepare(inputs)
+    knn.prepare(inputs)
+    inverse = np.linalg.inv(x.T @ x + 5.0 * np.eye(N))
+    expected = -inverse / np.diag(inverse)
+    np.fill_diagonal(expected, 0)
+    np.testing.assert_allclose(ease.table, expected, atol=1e-4)
+    gram = x.T @ x
+    expected = gram / (np.sqrt(np.outer(np.diag(gram), np.diag(gram))) + 2.0)
+    np.fill_diagonal(expected, 0)
+    np.testing.assert_allclose(knn.table, expected / expected.max(), atol=1e-5)

@@ -10,12 +10,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from texts_and_users import PER_TOPIC, topical
 
-from distill.config import check_arguments
 from distill.data.contexts import history_contexts
 from distill.data.dataset import VALID
 from distill.engine.local import Local
 from distill.engine.loop import best_weights, fit
 from distill.errors import UserError
+from distill.plugins import check_arguments
 from teachers.backbone import open_backbone, scratch_backbone
 from teachers.protocol import Inputs
 from teachers.text_encoder import encode, tokenise
