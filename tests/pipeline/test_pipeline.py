@@ -175,7 +175,7 @@ def test_the_report_has_its_fixed_shape(first):
             assert low <= value + 1e-9 and value <= high + 1e-9 and 0 <= value <= 1, (name, metric)
         assert {"seed", "parameters", "bytes"} <= set(model)
         times = model["latency_ms"]["batch_1"]
-        assert 0 < times["p50"] <= times["p90"] <= times["p99"]
+        assert 0 < times["p50"] <= times["p90"] and "p99" not in times  # too few calls for a p99
     for metric in ("ndcg@10", "tail_ndcg@10"):
         assert {"retention", "gain", "gap_closed"} <= set(report["distillation"][metric])
     retention = report["distillation"]["ndcg@10"]["retention"]
