@@ -41,7 +41,7 @@ class ItemTower(nn.Module):
         """Vectors of the text alone (N, D)."""
         text = self.table.text
         assert text is not None
-        hidden = functional.relu(self.expand(text))  # not GELU: constant folding at export doesn't know that operator
+        hidden = functional.relu(self.expand(text))
         return text @ self.table.projection + self.contract(self.dropout(hidden))
 
     def forward(self) -> Tensor:
