@@ -93,8 +93,8 @@ def ablate(config: Config, grid: Grid, source: str) -> int:
     results = [json.loads(path.read_text()) for cell in cells if (path := result_file(config, cell)).is_file()]
     rows = [*grid.controls, *grid.objectives]
     command = f"{config.command('ablate')} --grid {source} --seeds {grid.seeds}"
-    write_tables(folder, results, list(grid.students), rows, failed, command)
-    say(f"ablation: {len(results)} of {len(cells)} cells, {len(failed)} failed: {folder / 'table.md'}")
+    write_tables(folder / Path(source).stem, results, list(grid.students), rows, failed, command)
+    say(f"ablation: {len(results)} of {len(cells)} cells, {len(failed)} failed: {folder / Path(source).stem}.md")
     return 1 if failed else 0
 
 

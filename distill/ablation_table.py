@@ -48,22 +48,22 @@ def _plain(values: np.ndarray) -> list[float | None]:
 
 
 def write_tables(
-    folder: Path,
+    place: Path,
     results: Sequence[dict[str, Any]],
     students: Sequence[str],
     rows: Sequence[str],
     failed: dict[str, str],
     command: str,
 ) -> None:
-    """Writes table.md, table.csv and table.json, and prints the table.
+    """Writes <place>.md, .csv and .json, and prints the table.
 
     Gains are relative to the row text_init_only of the same student over the seeds that both have; intervals and p
     values draw users and seeds anew; letters name the rows of the same student that a row beats (Holm-adjusted).
     """
     lines = [line for student in students for line in lines_of(results, student, rows)]
-    write_json(folder / "table.json", {"command": command, "rows": lines, "failed": failed})
-    (folder / "table.md").write_text(markdown(lines, failed, command), encoding="utf-8")
-    (folder / "table.csv").write_text(as_csv(lines), encoding="utf-8")
+    write_json(place.with_suffix(".json"), {"command": command, "rows": lines, "failed": failed})
+    place.with_suffix(".md").write_text(markdown(lines, failed, command), encoding="utf-8")
+    place.with_suffix(".csv").write_text(as_csv(lines), encoding="utf-8")
     console.print(as_rich(lines))
 
 
@@ -183,7 +183,7 @@ def as_csv(lines: Sequence[dict[str, Any]]) -> str:
 
 def as_rich(lines: Sequence[dict[str, Any]]) -> Table:
     """The main columns for a terminal; the files have all of them."""
-    table = Table(caption=f"gains over {BASE} with 95 % intervals; all columns in table.md")
+    table = Table(caption=f"gains over {BASE} with 95 % intervals; all columns in the .md and .csv")
     for header in ("student", "row", "ndcg@10", "tail ndcg@10", "gain %", "tail gain %"):
         table.add_column(header, overflow="fold", justify="left" if header in ("student", "row") else "right")
     for line in lines:

@@ -99,7 +99,7 @@ def config(place):
 def table(place):
     """What the grid gives, and what was printed."""
     printed = distill("ablate", place / "small.yaml", "--grid", place / "grid.yaml", f"run.folder={place}")
-    return json.loads((place / "small" / "ablation" / "table.json").read_text()), printed
+    return json.loads((place / "small" / "ablation" / "grid.json").read_text()), printed
 
 
 def test_every_cell_has_a_line_with_its_seeds(table):
@@ -121,9 +121,9 @@ def test_gains_are_over_the_same_student_without_a_teacher(table):
 
 def test_the_table_comes_as_markdown_and_csv(place, table):
     folder = place / "small" / "ablation"
-    text = (folder / "table.md").read_text()
+    text = (folder / "grid.md").read_text()
     assert "| wide | d | default | 2 |" in text and "Regenerate: `distill ablate" in text
-    with (folder / "table.csv").open() as file:
+    with (folder / "grid.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert float(lines[3]["ndcg@10"]) == pytest.approx(table[0]["rows"][3]["ndcg@10"])
 
