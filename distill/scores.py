@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from distill.config import Config, load, to_tree
+from distill.config import Config, load
 from distill.data.contexts import Contexts, Kind
 from distill.data.dataset import Dataset
 from distill.errors import UserError
 from distill.progress import console, say, track
 from distill.ranking.segments import ITEM_THIRDS, item_thirds
 from distill.runs import read_manifest, run_stage, sha256
-from distill.score_teacher import count_kinds
+from distill.score_teacher import count_kinds, what_counts
 from distill.score_teacher import main as score_teacher
 from distill.soft.import_scores import import_scores
 from distill.soft.merge import HOWS, merge
@@ -246,7 +246,7 @@ def check_same_origin(folder: Path, config: Config) -> None:
         raise UserError(f"{folder} is not there or not finished; make it with: distill score-teacher {config.source}")
     if "made_by" in manifest["settings"]:
         raise UserError(f"{folder} was made by '{manifest['settings']['made_by']}'; run that again to make it anew.")
-    wanted = json.loads(json.dumps({"scores": to_tree(config.scores), "seed": config.seed}))
+    wanted = json.loads(json.dumps({"scores": what_counts(config.scores), "seed": config.seed}))
     differing = [] if manifest["settings"] == wanted else ["'scores' or 'seed'"]
     for name, fingerprint in manifest["inputs"].items():
         current = (read_manifest(config.folder / name) or {}).get("fingerprint")
