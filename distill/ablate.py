@@ -112,6 +112,7 @@ def make_recipe(config: Config, grid: Grid, cell: Cell) -> Recipe:
     config = dataclasses.replace(
         config,
         student=Spec(chosen.name or spec.name, arguments),
+        control_student=Spec(""),
         fit=_laid_over(config.fit, chosen.fit),
         control_fit=_laid_over(config.control_fit, chosen.control_fit),
     )

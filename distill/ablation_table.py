@@ -37,7 +37,7 @@ def measure(config: Config, folder: Path, max_length: int, metrics: Sequence[str
     student: Any = load_student(folder)
 
     def score(batch: ContextBatch) -> torch.Tensor:
-        return student_scores(student, torch.from_numpy(batch.history))
+        return student_scores(student, torch.from_numpy(batch.history), torch.from_numpy(batch.user))
 
     evaluation = evaluate(rank(row_scorer(score, cases, max_length), cases, 10), cases, list(metrics))
     return {"values": evaluation.values, "per_user": {m: _plain(evaluation.per_user[m]) for m in COMPARED}}

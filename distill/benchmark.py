@@ -42,17 +42,19 @@ from distill.compare import LISTS
 from distill.config import Config, to_tree
 from distill.data.contexts import ContextBatch
 from distill.data.dataset import TEST, VALID, Dataset
+from distill.head_quality import head_quality
 from distill.progress import console, is_main_process, say
 from distill.ranking.cases import Cases, cases_of
 from distill.ranking.evaluator import Evaluation, evaluate, rank
-from distill.ranking.gate import teacher_gate
+from distill.ranking.gate import GATE, read_gate, teacher_gate
 from distill.recipes import CONTROL, STUDENT, seed_folder
 from distill.runs import COMMANDS, environment, read_manifest, run_stage
 from distill.serving.runtime import Bundle
-from distill.tensors import mask_seen
+from distill.tensors import mask_seen, query_of
 from distill.timed_models import folded, measure_live, student_answer
 from distill.train_teacher import load_teacher
 from students.checkpoint import load_student
+from students.protocol import scores as student_scores
 from teachers.protocol import Inputs
 
 Score = Callable[[ContextBatch], Tensor]
@@ -69,6 +71,7 @@ def main(config: Config) -> Path:
     students = [seed_folder(config, name, offset).name for name in (CONTROL, STUDENT) for offset in seeds]
     stages = ["data", "teacher", "scores", *students, "export"]
     stages += [LATENCY] if read_manifest(config.folder / LATENCY) else []
+    stages += [GATE] if read_gate(config.folder, rivals(config)) else []
     run_stage(
         folder,
         settings={"benchmark": to_tree(config.benchmark), "seed": config.seed},
@@ -87,7 +90,7 @@ def build(config: Config, folder: Path) -> dict[str, Any]:
     cases, valid = cases_of(dataset, TEST), cases_of(dataset, VALID)
     contenders = [
         *neural(config, cases),
-        *exported(config, cases),
+        *exported(config, dataset, cases),
         *baselines(config, dataset, cases, valid),
     ]
     evaluations = evaluate_all(contenders, cases)
@@ -105,15 +108,18 @@ def build(config: Config, folder: Path) -> dict[str, Any]:
         "title": f"{config.run.name}: {Path(config.data.path).name}",
         "models": models,
         "distillation": distillation(evaluations["teacher"], students, controls, config.seed),
-        "teacher_gate": teacher_gate(evaluations["teacher"], others, seed=config.seed),
+        "teacher_gate": read_gate(config.folder, rivals(config))
+        or teacher_gate(evaluations["teacher"], others, seed=config.seed),
         "machine": machine,
         "latency": json.loads(full.read_text()) if full.is_file() else None,
         "item_changes": item_changes(lists["teacher"], lists[STUDENT], cases, dataset.titles),
         "data": data_card(dataset, cases, Path(config.data.path).name, split_text(config)),
         "teacher": manifests["teacher"].get("result", {}).get("fusion", {}),
+        "heads": head_quality(config, dataset),
         "examples": examples({n: lists[n] for n in shown}, cases, dataset, config.seed),
         "exposure": {n: exposure(lists[n], dataset.popularity) for n in (*shown, *settings.baselines) if n in lists},
         "curves": {name: manifests[name].get("result", {}).get("curve", []) for name in (STUDENT, CONTROL)},
+        "closed_form": bool((manifests[STUDENT].get("result") or {}).get("closed_form")),
         "export_gate": manifests["export"].get("result", {}).get("gate", {}),
         "transfer_set": manifests["scores"].get("result", {}),
         "stages": {name: m["seconds"] for name, m in manifests.items() if "seconds" in m and name != "report"},
@@ -124,6 +130,11 @@ def build(config: Config, folder: Path) -> dict[str, Any]:
     write_report(report, folder)
     save_lists(folder / LISTS, lists)
     return {"verdict": verdict(report)}
+
+
+def rivals(config: Config) -> list[str]:
+    """Whom the teacher has to beat here; a finished `distill gate` that has them all, better tuned, stands in."""
+    return list(dict.fromkeys([*config.benchmark.baselines, *ALWAYS, CONTROL]))
 
 
 def save_lists(path: Path, lists: dict[str, np.ndarray]) -> None:
@@ -165,9 +176,16 @@ def numbers_in(path: Path) -> int:
 
 def student_scorer(student: Any, length: int) -> Score:
     """Scores of a torch student that reads the last `length` items; its item table is made once."""
+    if hasattr(student, "all_corrections") or hasattr(student, "catalogue_scores"):
+        return lambda batch: student_scores(student, torch.from_numpy(batch.seen[:, -length:]))
     with torch.no_grad():
         table, bias = student.item_table(), student.item_bias()
-    return lambda batch: linear(student.encode(torch.from_numpy(batch.seen[:, -length:])), table, bias)
+
+    def score(batch: ContextBatch) -> Tensor:
+        history, users = torch.from_numpy(batch.seen[:, -length:]), torch.from_numpy(batch.user)
+        return linear(query_of(student, history, users), table, bias)
+
+    return score
 
 
 def other_seeds(config: Config, cases: Cases, name: str, length: int) -> list[Evaluation]:
@@ -194,7 +212,7 @@ def torch_contender(
     return Contender(name, role, ranked, config.seed if seeded else None, answer=answer, **about)
 
 
-def exported(config: Config, cases: Cases) -> list[Contender]:
+def exported(config: Config, dataset: Dataset, cases: Cases) -> list[Contender]:
     """The exported files themselves, through the serving runtime."""
     found = []
     folder = config.folder / "export"
@@ -202,7 +220,9 @@ def exported(config: Config, cases: Cases) -> list[Contender]:
     for variant in config.export.variants:
         bundle = Bundle.open(folder, variant)
         histories = [cases.seen[row] for row in range(len(cases))]
-        ranked = bundle.recommend(histories, K)[0].astype(np.int32)
+        rows = dataset.features.users.matrix()[cases.users] if dataset.features.users else None
+        users = bundle.users.vectors_of(dataset.user_ids[cases.users], rows) if bundle.users else None
+        ranked = bundle.recommend(histories, K, users=users)[0].astype(np.int32)
 
         def answer(number: int, bundle: Bundle = bundle, histories: list[np.ndarray] = histories) -> Any:
             return bundle.recommend_one(histories[number % len(histories)], K)
@@ -219,7 +239,7 @@ def baselines(config: Config, dataset: Dataset, cases: Cases, valid: Cases) -> l
 
     found = []
     inputs = Inputs(dataset, {}, config.seed, torch.device("cpu"))
-    for name in dict.fromkeys([*config.benchmark.baselines, *ALWAYS]):
+    for name in rivals(config)[:-1]:
         fit = shared_fits(resolve("teacher", name), lambda model: model.prepare(inputs), ("decay", "floor"))
         model, settings = tune(name, fit, lambda model: quality(model.score, valid).values["ndcg@10"])
         if GRIDS[name]:

@@ -27,10 +27,14 @@ PARTS = {"latency": "distill.measure_latency"}  # of the benchmark, for `--only`
 OTHERS = {
     "datasets": ("distill.public_sets:datasets_command", "list known public data sets, download one"),
     "synthesize": ("distill.synthesize:synthesize_command", "write a synthetic data set of any size"),
+    "gate": ("distill.gate:gate_command", "tune every baseline and say whether the teacher is worth distilling"),
     "compare": ("distill.compare:compare_command", "set finished runs side by side, with significance letters"),
     "ablate": ("distill.ablate:ablate_command", "train a grid of objectives, controls and seeds; one table"),
+    "tune": ("distill.tune:tune_command", "search settings of the student and of its control on validation"),
     "compress": ("distill.compress:compress_command", "search stored forms and widths of a student for a budget"),
+    "add-items": ("distill.add_items:add_items_command", "add new items to a trained run's bundle by their texts"),
     "recommend": ("distill.recommend:recommend_command", "recommend from an exported bundle (no torch needed)"),
+    "similar": ("distill.similar:similar_command", "items like an item, from an exported bundle (no torch needed)"),
     "evaluate": ("distill.evaluate:evaluate_command", "evaluate recommendations that any library made"),
     "scores": ("distill.scores:scores_command", "look into soft-score stores; verify, repair, merge, import them"),
     "doctor": ("distill.doctor:doctor_command", "show what is installed, which device is used, and what is wrong"),
@@ -45,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return guarded(lambda: load(OTHERS[given[0]][0])(given[1:]))
     parser = make_parser()
     chosen, more = parser.parse_known_args(given)
-    wrong = [word for word in more if word.startswith("-") or "=" not in word]
+    wrong = [word for word in more if word.startswith("-") or not ("=" in word or word.startswith("@"))]
     if wrong:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
     if more:  # settings behind an option, which argparse doesn't expect there
@@ -86,7 +90,8 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
-        help="settings in place of the file's, for instance data.path=my_folder fit.epochs=3 run.name=mine",
+        help="settings in place of the file's, for instance data.path=my_folder fit.epochs=3 run.name=mine; @FILE lays "
+        "the sections of a YAML file over them",
     )
 
 

@@ -32,6 +32,7 @@ from distill.export.calibration import calibration_histories
 from distill.export.finetune import finetuned
 from distill.export.gate import compare
 from distill.export.graph import Traced, build_graph, trace
+from distill.export.kinds import is_plain
 from distill.export.search import Candidate, pick, read_results, table, write_results
 from distill.export.variants import file_name, parse
 from distill.progress import console, say
@@ -135,7 +136,13 @@ class Search:
     @cached_property
     def student(self) -> Student:
         """The run's own student."""
-        return cast(Student, load_student(self.config.folder / "student"))
+        found = load_student(self.config.folder / "student")
+        if not is_plain(found):
+            raise UserError(
+                f"distill compress narrows and rounds item vectors, but {type(found).__name__} doesn't rank by dot "
+                "products alone. Give its file a smaller form with export.variants."
+            )
+        return cast(Student, found)
 
     @cached_property
     def dim(self) -> int:

@@ -25,22 +25,24 @@ from distill.export.bundle import check_loads, write_array, write_bundle, write_
 from distill.export.calibration import calibration_histories
 from distill.export.encoder import folded_items, trace_encoder
 from distill.export.finetune import finetuned as tune
-from distill.export.gate import compare, gate_cases, table
-from distill.export.graph import build_graphs
+from distill.export.gate import K, compare, gate_cases, overlap, table
+from distill.export.kinds import is_pairwise, is_plain, student_graphs, width
 from distill.export.parts import GRAPHS, WHOLE
 from distill.export.scan_graph import write_exact
+from distill.export.users import check_users, write_user_side
 from distill.export.variants import file_name, parse
 from distill.export_teacher import export_teacher
 from distill.plugins import nearest
 from distill.progress import console, is_main_process, say
 from distill.ranking.cases import cases_of
+from distill.ranking.evaluator import rank
 from distill.runs import run_stage, write_json
 from distill.serving.exact import VARIANT as EXACT
 from distill.serving.exact import ExactGraph
 from distill.serving.runtime import BUNDLE
 from distill.serving.session import Graph
 from students.checkpoint import load_student
-from students.protocol import Student
+from students.protocol import PairwiseStudent, Student, two_stage_scores
 from students.protocol import scores as student_scores
 
 GATE = "gate.json"
@@ -68,13 +70,18 @@ def main(config: Config) -> Path:
 
 def build(config: Config, folder: Path) -> dict[str, Any]:
     """Writes and checks every variant; bundle.json comes last, so that a failed export leaves nothing that opens."""
-    (folder / BUNDLE).unlink(missing_ok=True)
     dataset = Dataset.read(config.folder / "data")
-    student = cast(Student, load_student(config.folder / "student"))
+    return build_bundle(config, dataset, load_student(config.folder / "student"), folder)
+
+
+def build_bundle(config: Config, dataset: Dataset, trained: torch.nn.Module, folder: Path) -> dict[str, Any]:
+    """The bundle of a data set and its trained student, checked against that student, in `folder`."""
+    (folder / BUNDLE).unlink(missing_ok=True)
+    student = cast(Student, trained)
     check_settings(config, dataset, student)
     histories = calibration_histories(dataset, config.export.calibration, config.fit.max_length, config.seed)
     words = [word for word in config.export.variants if word != EXACT]
-    graphs = build_graphs(student, words, config.fit.max_length, histories)
+    graphs = student_graphs(student, words, config.fit.max_length, histories)
     models = {word: write_checked(model, folder / file_name(word), dataset.n_items) for word, model in graphs.items()}
     others: list[Path] = []
     loaded: dict[str, Any] = {word: Graph(path.read_bytes(), dataset.n_items) for word, path in models.items()}
@@ -84,23 +91,27 @@ def build(config: Config, folder: Path) -> dict[str, Any]:
         check_loads(folder, dataset.n_items)
         loaded[EXACT] = ExactGraph.open(folder)
     gate = check_parity(config, dataset, student, loaded)
-    if config.export.finetune_steps and histories is not None:
+    if config.export.finetune_steps and histories is not None and is_plain(student):
         for word in [word for word in failed_of(gate) if word in models]:
             finetune(config, dataset, student, histories, word, folder, graphs, gate)
     write_json(folder / GATE, gate)
     refuse_failed(gate, folder / GATE)
     parts, tables = write_parts(config, graphs, student, folder)
+    user, user_files = write_user_side(folder, student, dataset)
+    if user:
+        user["overlap@10"] = check_users(student, loaded, dataset, config.export)
     about = write_bundle(
         folder,
         dataset,
         models,
-        type(student).__name__,
-        student.item_table().shape[1],
+        type(getattr(student, "core", student)).__name__,
+        width(student),
         config.fit.max_length,
         min(config.export.k, dataset.n_items),
         parts,
-        [*others, *tables],
+        [*others, *tables, *user_files],
         getattr(student, "feature_statistics", dict)(),
+        user,
     )
     sizes = {variant: entry["bytes"] for variant, entry in about["variants"].items()}
     say("exported " + ", ".join(f"{variant} {size / 1e6:.2f} MB" for variant, size in sizes.items()))
@@ -129,6 +140,12 @@ def check_settings(config: Config, dataset: Dataset, student: Student) -> None:
         raise UserError(
             f"'export.variants' is {settings.variants}; a bundle needs at least one graph, such as fp32 or int8."
         )
+    wanted = [kind for kind in settings.graphs if kind != WHOLE] + [word for word in settings.variants if word == EXACT]
+    if wanted and not is_plain(student):
+        raise UserError(
+            f"'export' asks for {', '.join(wanted)}, but {type(student).__name__} doesn't rank by dot products alone: "
+            f"it has the graph '{WHOLE}' and variants such as fp32 and int8 only."
+        )
     if settings.finetune_steps and not settings.calibration:
         raise UserError(
             "export.finetune_steps trains on the calibration histories, but export.calibration is 0. Set it to 4096."
@@ -155,7 +172,7 @@ def finetune(
     """Trains a copy of the student with one variant's table; its file takes the place of one that fails in more."""
     codec = parse(word, student.item_table().shape[1]).table
     tuned = tune(student, codec, histories, config.export.finetune_steps, config.seed)
-    model = build_graphs(tuned, [word], config.fit.max_length, histories)[word]
+    model = student_graphs(tuned, [word], config.fit.max_length, histories)[word]
     path = write_checked(model, folder / f"tuned.{file_name(word)}", dataset.n_items)
     figures = check_parity(config, dataset, student, {word: Graph(path.read_bytes(), dataset.n_items)})[word]
     if len(figures["failures"]) < len(gate[word]["failures"]):
@@ -223,10 +240,21 @@ def check_parity(
     def score(batch: ContextBatch) -> torch.Tensor:
         return student_scores(student, torch.from_numpy(batch.history))
 
+    def two_stage(batch: ContextBatch) -> torch.Tensor:
+        history, seen = torch.from_numpy(batch.history), torch.from_numpy(batch.seen)
+        return two_stage_scores(cast(PairwiseStudent, student), history, seen)
+
     scorer = row_scorer(score, cases, longest)
-    results = compare(graphs, scorer, lambda rows: contexts.batch(rows, longest), cases, config.export)
+    listed = row_scorer(two_stage, cases, longest) if is_pairwise(student) else None
+    results = compare(graphs, scorer, lambda rows: contexts.batch(rows, longest), cases, config.export, listed)
     console.print(table(results))
-    return {variant: figures.as_result() for variant, figures in results.items()}
+    found = {variant: figures.as_result() for variant, figures in results.items()}
+    if listed is not None:
+        places = min(K, cases.n_items)
+        agreement = overlap(rank(listed, cases, places), rank(scorer, cases, places))
+        say(f"reranking the first stage's candidates gives {agreement:.4f} of the top {K} of reranking all items")
+        found = {variant: {**figures, "two_stage_overlap@10": agreement} for variant, figures in found.items()}
+    return found
 
 
 if __name__ == "__main__":

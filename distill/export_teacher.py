@@ -27,6 +27,7 @@ from distill.progress import say
 from distill.runs import write_json
 from distill.serving.session import open_session
 from teachers.backbone import open_backbone
+from teachers.body_parts import DECODERS, lower
 from teachers.text_encoder import TextEncoder, tokenise
 
 ABOUT = "teacher.json"
@@ -125,7 +126,11 @@ class _Tower(nn.Module):
         self.encoder = encoder
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        return self.encoder({"tokens": tokens, "mask": mask.bool()})["vectors"]
+        batch = {"tokens": tokens, "mask": mask.bool()}
+        body = self.encoder.body
+        if body.config.model_type in DECODERS and self.encoder.frozen == 0:  # its own forward can't be traced
+            batch["hidden"] = lower(body, tokens, batch["mask"], 0)
+        return self.encoder(batch)["vectors"]
 
 
 class _History(nn.Module):
@@ -151,6 +156,8 @@ def optimum_body(body: Any) -> onnx.ModelProto | None:
 
     Inputs are renamed to `tokens` and `mask`; token types, where the model has them, are all zero.
     """
+    if body.config.model_type in DECODERS:
+        return None  # it would want positions and old keys as well
     if importlib.util.find_spec("optimum") is None or importlib.util.find_spec("optimum.exporters.onnx") is None:
         return None
     with _quiet(), tempfile.TemporaryDirectory() as folder:
@@ -188,6 +195,12 @@ def with_pooling(model: onnx.ModelProto, pooling: str) -> onnx.ModelProto:
             make("ReduceSum", ["pool.mask", "pool.one"], ["pool.tokens"], keepdims=1),
             make("Max", ["pool.tokens", "pool.least"], ["pool.count"]),
             make("Div", ["pool.sum", "pool.count"], ["pool.vector"]),
+        ]
+    elif pooling == "last":
+        pooled = [
+            make("ReduceSum", ["mask", "pool.one"], ["pool.tokens"], keepdims=1),
+            make("Add", ["pool.tokens", "pool.last"], ["pool.place"]),
+            make("GatherND", [output, "pool.place"], ["pool.vector"], batch_dims=1),
         ]
     else:
         constants["pool.first"] = np.array(0, np.int64)

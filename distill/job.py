@@ -32,6 +32,9 @@ class Job:
         checkpoint_steps: Steps between checkpoints (an epoch's end always writes one); 0 for none at all.
         micro_batch: Examples in a batch over all processes, which DeepSpeed wants to know.
         beta2: Decay of AdamW's second moment.
+        optimiser: "adamw", or a rule of `distill.engine.optimisers` for tables of rows.
+        tables: Endings of the names of the parameters that are such tables.
+        rate_scale: A parameter's name to the factor on its learning rate; None leaves all rates alike.
     """
 
     model: nn.Module
@@ -49,3 +52,6 @@ class Job:
     checkpoint_steps: int = 0
     micro_batch: int = 1
     beta2: float = 0.999
+    optimiser: str = "adamw"
+    tables: tuple[str, ...] = ()
+    rate_scale: Callable[[str], float] | None = None

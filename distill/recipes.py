@@ -11,7 +11,7 @@ from distill.config import Config, Fit, Loss, Spec
 
 STUDENT, CONTROL = "student", "student_without_distillation"
 SMOOTHING = 0.1
-LABELS_ALONE = ("cross_entropy", "sampled_softmax", "bpr", "bce", "mutual")  # losses that read no teacher's answers
+LABELS_ALONE = ("cross_entropy", "sampled_softmax", "in_batch_softmax", "bpr", "bce", "mutual")  # read no teacher
 TEACHERS = {
     "self_distillation": "undistilled",
     "popularity_teacher": "popularity",
@@ -58,7 +58,8 @@ def recipe_of(config: Config, name: str) -> Recipe:
     """
     if name == STUDENT:
         return Recipe(STUDENT, config.student, config.losses, config.fit)
-    hard = Recipe(CONTROL, config.student, config.control_losses, config.control_fit, taught=False)
+    own = config.control_student if config.control_student.name else config.student
+    hard = Recipe(CONTROL, own, config.control_losses, config.control_fit, taught=False)
     if name in (CONTROL, "text_init_only"):
         return hard
     if name == "no_kd":

@@ -8,6 +8,7 @@ if __name__ == "__main__":  # run as a file: the repository root, not distill/, 
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,17 @@ import torch
 from torch import Tensor
 
 from distill.config import Config, Scores, to_tree
-from distill.data.augment import appends, last_real_rows, rollouts, static_contexts
-from distill.data.contexts import Contexts, Kind, concatenate
+from distill.data.augment import appends, last_real_rows, rollouts
+from distill.data.contexts import Contexts, concatenate
 from distill.data.dataset import Dataset
-from distill.data.edits import edited_contexts
-from distill.data.select import select, wanted_count
+from distill.data.select import select
+from distill.data.transfer_set import count_kinds, first_pass, second_pass_size
 from distill.engine.accelerator import make_accelerator
 from distill.errors import UserError
 from distill.plugins import nearest, resolve
 from distill.progress import is_main_process, say, track
 from distill.runs import read_manifest, run_stage
+from distill.soft.cost import WORTH_ESTIMATING, bill, estimated_seconds, in_words
 from distill.soft.store import ABSENT, CONTEXTS, Store, StoreHeader, StoreWriter, unanswered
 from distill.soft.targets import WHOLE, Ask, check_k, top_answers
 from distill.tensors import mask_seen
@@ -33,8 +35,8 @@ from distill.train_teacher import load_teacher
 from teachers.fusion import FusedTeacher
 
 BLOCK_SCORES = 16_000_000  # scores computed at once: 64 MB of float32
-PROBE = 256  # contexts on which the time of all others is estimated
-WORTH_ESTIMATING = 20 * PROBE
+TOGETHER = 4096  # contexts that a member may answer together, where a block of whole rows of scores is smaller
+NOT_IN_A_STORE = ("price_per_hour",)  # settings that change no answer
 
 
 def main(config: Config) -> Path:
@@ -63,7 +65,7 @@ def main(config: Config) -> Path:
 def what_counts(settings: Scores) -> dict[str, Any]:
     """The settings that decide a store; kinds of contexts that are off don't count, so older stores stay valid."""
     tree = to_tree(settings)
-    off = [name for name in ("masks", "reorders", "substitutes") if not tree[name]]
+    off = [*NOT_IN_A_STORE, *(name for name in ("masks", "reorders", "substitutes") if not tree[name])]
     off += ["similar"] if "substitutes" in off else []
     return {name: value for name, value in tree.items() if name not in off}
 
@@ -76,7 +78,7 @@ def build(config: Config, folder: Path, accelerator: Any) -> dict[str, Any]:
         with seconds and contexts a second of this run.
     """
     dataset = Dataset.read(config.folder / "data")
-    teacher, settings = load_teacher(config), config.scores
+    teacher, settings = load_teacher(config, labels=True), config.scores
     check_k(settings.k, dataset.n_items)
     if settings.budget < 0:
         raise UserError(
@@ -98,7 +100,8 @@ def build(config: Config, folder: Path, accelerator: Any) -> dict[str, Any]:
     )
     writer = StoreWriter(folder, header)
     pending = count_pending(writer, asked, 0, settings.shard_rows)
-    estimate(teacher, first, asked, pending, accelerator)
+    later = second_pass_size(first, settings, left)
+    estimate(teacher, first, asked, pending + later, settings, accelerator)
     begin = time.perf_counter()
     rest = (settings.shard_rows, accelerator, config.seed)
     starts = score_contexts(teacher, first, writer, 0, 0, *rest, asked=asked, vectors=vectors)
@@ -122,34 +125,8 @@ def build(config: Config, folder: Path, accelerator: Any) -> dict[str, Any]:
     total = int(asked.sum())
     say(f"scored {total:,} of {len(contexts):,} contexts ({', '.join(f'{n:,} {kind}' for kind, n in kinds.items())})")
     speed = round(pending / max(seconds, 1e-9), 1)
-    cost = {"contexts": total, "contexts_in_this_run": pending, "seconds": round(seconds, 2), "select": settings.select}
+    cost = bill(total, pending, seconds, settings.select, settings.price_per_hour)
     return {"rows": len(contexts), "kinds": kinds, "cost": cost, "contexts_per_second": speed}
-
-
-def first_pass(dataset: Dataset, settings: Scores, seed: int) -> tuple[Contexts, np.ndarray, int | None]:
-    """The contexts that need no teacher, and for which of them it is asked.
-
-    Real contexts always stay: without an answer they keep their label. Synthetic ones have nothing else, so those that
-    the budget doesn't reach are left out.
-
-    Returns:
-        Contexts, a mask over them (R,), and what the budget leaves for contexts drawn later; None without a budget.
-    """
-    whole = static_contexts(
-        dataset, seed, settings.drops, settings.crops, settings.singles, settings.max_prefixes, settings.mixes
-    )
-    edits = {Kind.MASK: settings.masks, Kind.REORDER: settings.reorders, Kind.SUBSTITUTE: settings.substitutes}
-    edited = edited_contexts(dataset, seed, edits, settings.similar, settings.max_prefixes)
-    contexts = concatenate([whole, *edited])
-    later = len(last_real_rows(contexts)) * (settings.rollouts + settings.appends)
-    budget = wanted_count(settings.budget, len(contexts) + later)
-    if budget == len(contexts) + later:
-        return contexts, np.ones(len(contexts), bool), None
-    now = round(budget * len(contexts) / (len(contexts) + later))
-    asked = np.zeros(len(contexts), bool)
-    asked[select(dataset, contexts, now, settings.select, seed)] = True
-    kept = asked | (contexts.kind == Kind.REAL)
-    return contexts.take(kept), asked[kept], budget - now
 
 
 def second_pass(
@@ -161,12 +138,6 @@ def second_pass(
     drawn = rollouts(first, rows, found["items"], found["scores"], settings.rollouts, settings.rollout_power, seed)
     contexts = concatenate([drawn, appends(first, rows, settings.appends, seed)])
     return contexts if left is None else contexts.take(select(dataset, contexts, left, settings.select, seed))
-
-
-def count_kinds(contexts: Contexts) -> dict[str, int]:
-    """How many contexts there are of each kind."""
-    counts = np.bincount(contexts.kind, minlength=len(Kind))
-    return {kind.name.lower(): int(counts[kind]) for kind in Kind if counts[kind]}
 
 
 def context_vectors(config: Config, teacher: FusedTeacher) -> Ask | None:
@@ -198,17 +169,19 @@ def count_pending(writer: StoreWriter, asked: np.ndarray, first_shard: int, shar
     return sum(int(asked[at : at + shard_rows].sum()) for n, at in enumerate(begins) if not writer.has(first_shard + n))
 
 
-def estimate(teacher: FusedTeacher, contexts: Contexts, asked: np.ndarray, pending: int, accelerator: Any) -> None:
-    """Says how long the contexts of the first pass will take, from a few of them spread over all."""
-    if pending < WORTH_ESTIMATING or not is_main_process():
+def estimate(
+    teacher: FusedTeacher, contexts: Contexts, asked: np.ndarray, pending: int, settings: Scores, accelerator: Any
+) -> None:
+    """Says how long all contexts will take, and what that costs, from a few of the first pass spread over it."""
+    if pending < WORTH_ESTIMATING or not asked.any() or not is_main_process():
         return
-    rows = np.flatnonzero(asked)
-    rows = rows[np.linspace(0, len(rows) - 1, PROBE).astype(np.int64)]
-    teacher.score(contexts.batch(rows[:8], WHOLE))  # what is done once only doesn't count
-    begin = time.perf_counter()
-    teacher.score(contexts.batch(rows, WHOLE))
-    seconds = (time.perf_counter() - begin) / PROBE * pending / accelerator.num_processes
-    say(f"asking the teacher about {pending:,} contexts: estimated time {seconds:,.1f} s")
+
+    def answer(rows: np.ndarray) -> None:
+        batch = contexts.batch(rows, WHOLE)
+        top_answers(mask_seen(teacher.score(batch), torch.from_numpy(batch.seen)), settings.k, settings.temperatures)
+
+    seconds = estimated_seconds(answer, np.flatnonzero(asked), pending, accelerator.num_processes)
+    say(in_words(pending, seconds, settings.price_per_hour))
 
 
 def score_contexts(
@@ -224,6 +197,9 @@ def score_contexts(
     vectors: Ask | None = None,
 ) -> list[int]:
     """Scores contexts into shards; process r of w makes shards r, r + w, …; shards that are there are skipped.
+
+    Whole rows of scores are made for a block of contexts at a time, as many as fit in `BLOCK_SCORES`: what is held in
+    memory grows neither with the contexts nor, up to so many items, with the catalogue.
 
     Args:
         teacher: Whatever has a method `score(batch) -> (B, N)`.
@@ -241,16 +217,19 @@ def score_contexts(
     """
     begins = list(range(0, len(contexts), shard_rows))
     mine = range(accelerator.process_index, len(begins), accelerator.num_processes)
-    block = max(1, min(4096, BLOCK_SCORES // contexts.n_items))
+    block = max(1, min(TOGETHER, BLOCK_SCORES // contexts.n_items))
+    together = TOGETHER // block * block
     work: list[tuple[int, np.ndarray]] = []
     for n in (n for n in mine if not writer.has(first_shard + n)):
         rows = np.arange(begins[n], min(begins[n] + shard_rows, len(contexts)))
         rows = rows if asked is None else rows[asked[rows]]
-        work += [(n, rows[at : at + block]) for at in range(0, max(1, len(rows)), block)]
+        work += [(n, rows[at : at + together]) for at in range(0, max(1, len(rows)), together)]
     parts: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
-    for place, (n, rows) in enumerate(track(work, "scoring contexts", unit=f"x {block} rows")):
-        if len(rows):
-            parts.append((rows - begins[n], score_rows(teacher, contexts, rows, writer.header, seed, vectors)))
+    for place, (n, rows) in enumerate(track(work, "scoring contexts", unit=f"x {together} rows")):
+        asked_together = answering(teacher, contexts, rows) if len(rows) > block else teacher
+        for at in range(0, len(rows), block):
+            some = rows[at : at + block]
+            parts.append((some - begins[n], score_rows(asked_together, contexts, some, writer.header, seed, vectors)))
         if place + 1 == len(work) or work[place + 1][0] != n:
             count = min(shard_rows, len(contexts) - begins[n])
             arrays = unanswered(count, writer.header)
@@ -261,6 +240,16 @@ def score_contexts(
             parts = []
     accelerator.wait_for_everyone()
     return [first_row + b for b in begins]
+
+
+@torch.no_grad()
+def answering(teacher: FusedTeacher, contexts: Contexts, rows: np.ndarray) -> FusedTeacher:
+    """The teacher with those members that answer many contexts together having done so for `rows` (R,)."""
+    able = {name: m for name, m in getattr(teacher, "members", {}).items() if hasattr(m, "answering")}
+    if not able:
+        return teacher
+    batch = contexts.batch(rows, WHOLE)
+    return replace(teacher, members=teacher.members | {name: m.answering(batch) for name, m in able.items()})
 
 
 @torch.no_grad()

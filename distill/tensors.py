@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -50,6 +52,14 @@ def next_item_batch(contexts: Contexts, rows: np.ndarray, max_length: int) -> Ba
     }
 
 
+def query_of(student: Any, history: Tensor, users: Tensor | None = None) -> Tensor:
+    """A student's queries (B, D) for histories (B, L), with what it knows of the users (B,) if it has a user side."""
+    query: Tensor = student.encode(history)
+    known = getattr(student, "user_vectors", None)
+    addition = None if users is None or known is None else known(users)
+    return query if addition is None else query + addition
+
+
 def history_pools(history: Tensor, table: Tensor, decays: Tensor, dropped: float = 0.0) -> Tensor:
     """Weighted means of the history's item vectors, one for each decay.
 
@@ -80,6 +90,68 @@ def history_pools(history: Tensor, table: Tensor, decays: Tensor, dropped: float
         return weights.transpose(0, 1) @ functional.embedding(index, table)
     pools = [functional.embedding_bag(index, table, per_sample_weights=w, mode="sum") for w in weights]
     return torch.stack(pools, 1)
+
+
+def window_pools(items: Tensor, table: Tensor, decays: Tensor, width: int, dropped: float = 0.0) -> Tensor:
+    """`history_pools` of all contexts of windows, each from the one before: no history is laid out or summed twice.
+
+    Context w of a window has read the L columns from w on, L = T - width + 1, so with e_c the vector in column c
+    P_w = f P_(w-1) + e_(L-1+w) - f^L e_(w-1), f = exp(-1 / decay).
+
+    Args:
+        items: Windows (S, T), padded with N or more.
+        table: Item vectors (N, D).
+        decays: Time constants in items (K,).
+        width: Contexts of a window, W.
+        dropped: Share of items left out at random, for all contexts of a window alike; the first of a window stays.
+
+    Returns:
+        (W * S, K, D), window s at place w in row w * S + s.
+    """
+    index = items.T.contiguous()
+    inside = index < table.shape[0]
+    kept = inside.to(table.dtype)
+    if dropped:
+        opening = inside & (inside.cumsum(0) == 1)
+        kept = kept * ((torch.rand_like(kept) >= dropped) | opening)
+    rows = functional.embedding(torch.where(inside, index, 0), table) * kept[:, :, None]
+    factor = torch.exp(-1 / decays)
+    sums, counts = (_decayed_sums(part, factor, width) for part in (rows, kept[:, :, None]))
+    return (sums * counts.clamp_min(1e-6).reciprocal()).flatten(0, 1)
+
+
+def _decayed_sums(rows: Tensor, factor: Tensor, width: int) -> Tensor:
+    """P_w of `window_pools` for columns (T, S, D) and factors (K,): (W, S, K, D)."""
+    length = len(rows) - width + 1
+    steps = rows[length - 1 :, :, None, :].expand(-1, -1, len(factor), -1).clone()  # (W, S, K, D)
+    steps[1:] -= rows[: width - 1, :, None, :] * (factor**length)[:, None]
+    age = torch.arange(length - 2, -1, -1, device=rows.device, dtype=rows.dtype)  # of all but the latest column
+    start = (factor[:, None] ** age) @ rows[: length - 1].flatten(1)  # (K, S * D)
+    start = start.view(len(factor), rows.shape[1], -1).transpose(0, 1)
+    return _Scan.apply(steps, factor, start)
+
+
+class _Scan(torch.autograd.Function):
+    """x_w + factor * (x_(w-1) + factor * (... + factor * start)) along the first dimension of (W, S, K, D)."""
+
+    @staticmethod
+    def forward(context: Any, steps: Tensor, factor: Tensor, start: Tensor) -> Tensor:
+        out, by = steps, factor[:, None]
+        context.mark_dirty(steps)
+        out[0].addcmul_(start, by)
+        for place in range(1, len(out)):
+            out[place].addcmul_(out[place - 1], by)
+        context.save_for_backward(out, factor, start)
+        return out
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        out, factor, start = context.saved_tensors
+        flow, by = gradients[0].clone(), factor[:, None]
+        for place in range(len(flow) - 2, -1, -1):
+            flow[place].addcmul_(flow[place + 1], by)
+        of_factor = (flow[0] * start).sum((0, 2)) + (flow[1:] * out[:-1]).sum((0, 1, 3))
+        return flow, of_factor, flow[0] * by
 
 
 def nearest_rows(vectors: Tensor, count: int, block: int = 1024) -> Tensor:

@@ -31,6 +31,7 @@ from distill.serving.session import open_session
 from distill.tensors import mask_seen
 from distill.train_teacher import load_teacher
 from students.checkpoint import load_student
+from students.protocol import scores as student_scores
 from teachers.backbone import open_backbone
 from teachers.fusion import FusedTeacher
 from teachers.text_encoder import ENCODING_TOKENS, tokenise
@@ -232,6 +233,8 @@ def folded(student: Any, length: int) -> Callable[[Tensor], Tensor]:
     """
     for weight in student.parameters():
         weight.requires_grad_(False)
+    if hasattr(student, "all_corrections") or hasattr(student, "catalogue_scores"):
+        return lambda history: student_scores(student, history[:, -length:])
     table, bias = student.item_table().contiguous(), student.item_bias()
     encode = student.encode
     example = torch.full((1, length), student.n_items)

@@ -8,6 +8,7 @@ if __name__ == "__main__":  # run as a file: the repository root, not distill/, 
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ import torch
 from accelerate.utils import set_seed
 
 from distill.ask import quality, sample
+from distill.batching import read_by_rows, windows_of
 from distill.config import Config, Fit, to_tree
 from distill.data.contexts import ContextBatch, Contexts, Kind, train_contexts
 from distill.data.dataset import VALID, Dataset
 from distill.engine.accelerator import make_accelerator
 from distill.engine.loop import best_weights, fit
 from distill.errors import UserError
+from distill.extensions import extended, extension_settings, outcomes_of, with_outcome, without_some_histories
 from distill.job import Batch, Job
 from distill.known import knowledge_of
 from distill.objectives.objective import Objective
@@ -34,10 +37,14 @@ from distill.runs import WORK, run_stage
 from distill.score_teacher import CONTEXTS
 from distill.soft.store import Store
 from distill.soft.targets import LiveTargets, StoreTargets, Targets
+from distill.solved import recipe_to_solve, solve
 from distill.tensors import next_item_batch, shuffled
 from distill.train_teacher import load_teacher, student_vectors
-from students.checkpoint import build_student, save_student
+from distill.windows import Windows
+from students.checkpoint import build_student, save_student, served
 from students.protocol import scores as student_scores
+
+AT_ONCE = 2**26  # scores that validation holds at once
 
 
 def main(config: Config) -> Path:
@@ -52,9 +59,23 @@ def main(config: Config) -> Path:
     return folder
 
 
-def train_one(config: Config, recipe: Recipe, offset: int = 0, folder: Path | None = None) -> Path:
-    """Trains one recipe with the seed `config.seed + offset` into `folder`, or into its own place in the run."""
-    folder = folder or seed_folder(config, recipe.name, offset)
+def train_one(
+    config: Config,
+    recipe: Recipe,
+    offset: int = 0,
+    folder: Path | None = None,
+    watch: Callable[[float], None] | None = None,
+) -> Path:
+    """Trains one recipe with the seed `config.seed + offset` into `folder`, or into its own place in the run.
+
+    Args:
+        config: The experiment.
+        recipe: What is trained.
+        offset: Added to the seed.
+        folder: In place of the recipe's own.
+        watch: Told each validation figure; may raise to give the training up.
+    """
+    folder, recipe = folder or seed_folder(config, recipe.name, offset), recipe_to_solve(recipe)
     sources = {teacher: scores_folder(config, teacher) for teacher in recipe.teachers}
     inputs = [config.folder / "data", config.folder / "teacher"]
     if recipe.taught:
@@ -67,19 +88,27 @@ def train_one(config: Config, recipe: Recipe, offset: int = 0, folder: Path | No
         "fit": to_tree(recipe.fit),
         "vectors": recipe.use_vectors,
         "seed": config.seed,
+        **extension_settings(config),
     }
     return run_stage(
         folder,
         settings=settings,
         inputs=inputs,
-        build=lambda path: build(config, recipe, sources, path, accelerator),
+        build=lambda path: build(config, recipe, sources, path, accelerator, watch),
         config_source=config.source,
         barrier=accelerator.wait_for_everyone,
         command=config.command("train-student"),
     )
 
 
-def build(config: Config, recipe: Recipe, sources: dict[str, Path], folder: Path, accelerator: Any) -> dict[str, Any]:
+def build(
+    config: Config,
+    recipe: Recipe,
+    sources: dict[str, Path],
+    folder: Path,
+    accelerator: Any,
+    watch: Callable[[float], None] | None = None,
+) -> dict[str, Any]:
     """Trains one student, its epoch chosen on validation, and saves it."""
     dataset = Dataset.read(config.folder / "data")
     cases = sample(cases_of(dataset, VALID), config.seed)
@@ -87,6 +116,13 @@ def build(config: Config, recipe: Recipe, sources: dict[str, Path], folder: Path
     name, arguments = recipe.student.name, recipe.student.arguments
     set_seed(config.seed)
     student: Any = build_student(name, arguments, dataset.n_items, vectors, config.seed)
+    if hasattr(student, "attach"):
+        student.attach(dataset)
+    label = folder.name.removesuffix(".partial").replace("_", " ")
+    if hasattr(student, "fit_closed_form"):
+        return solve(config, recipe, student, dataset, cases, folder, label)
+    student = extended(student, config, dataset)
+    outcomes = outcomes_of(config, dataset)
     contexts = transfer_set(config, dataset) if recipe.taught else train_contexts(dataset)
     rows = rows_of(contexts, recipe)
     targets = {
@@ -101,36 +137,63 @@ def build(config: Config, recipe: Recipe, sources: dict[str, Path], folder: Path
         targets.get(""),
         build=lambda seed: build_student(name, arguments, dataset.n_items, vectors, seed),
     )
-    steps = recipe.fit.epochs * len(batches(recipe.fit, rows, config.seed, 0))
+    windows = windows_of(config, recipe, dataset)
+    steps = recipe.fit.epochs * len(batches(recipe.fit, rows, config.seed, 0, windows))
     objective = Objective(
         student, recipe.losses, knowledge, steps, {teacher: found.temperatures for teacher, found in targets.items()}
     )
 
+    read_by_rows(recipe, objective, accelerator.num_processes)
+
     def collate(chosen: np.ndarray) -> Batch:
+        if windows is not None:
+            return windows.batch(chosen)
         batch = next_item_batch(contexts, chosen, recipe.fit.max_length)
         batch["user"] = torch.from_numpy(contexts.user[chosen].astype(np.int64))
+        batch = without_some_histories(batch, recipe.fit.empty_share, chosen, dataset.n_items, config.seed)
+        if outcomes is not None:
+            batch = with_outcome(batch, outcomes, contexts, chosen)
         for teacher, found in targets.items():
             prefix = f"{teacher}/" if teacher else ""
             batch |= {prefix + field: value for field, value in found.lookup(chosen).items()}
         return batch
 
-    def validate(model: torch.nn.Module) -> float:
+    def worth() -> float:
         def score(batch: ContextBatch) -> torch.Tensor:
             history = torch.from_numpy(batch.seen[:, -recipe.fit.max_length :]).to(accelerator.device)
-            return student_scores(student, history)
+            return student_scores(student, history, torch.from_numpy(batch.user).to(history.device))
 
-        return quality(score, cases).values["ndcg@10"]
+        return quality(score, cases, batch_size=max(1, min(512, AT_ONCE // dataset.n_items))).values["ndcg@10"]
 
-    label = folder.name.removesuffix(".partial").replace("_", " ")
-    job = job_of(recipe.fit, rows, collate, objective, config.seed)
+    def validate(model: torch.nn.Module) -> float:
+        value = worth()
+        if watch is not None:
+            watch(value)
+        return value
+
+    job = job_of(recipe.fit, rows, collate, objective, config.seed, windows)
     curve = fit(job, accelerator, folder / WORK / "fit", validate, label)
     if is_main_process():
         kept = best_weights(folder / WORK / "fit")
         weights = {k.removeprefix("student."): v for k, v in kept.items() if k.startswith("student.")}
-        save_student(folder, name, arguments, dataset.n_items, weights, vectors)
+        extensions = getattr(student, "extensions", None)
+        weights = calibrated(student, weights, worth)
+        weights, vectors = served(student, weights, vectors)
+        save_student(folder, name, arguments, dataset.n_items, weights, vectors, extensions)
     best = max(point["validation"] for point in curve)
     say(f"{label}: best validation ndcg@10 {best:.4f}")
     return {"curve": curve, "validation": {"ndcg@10": best}}
+
+
+def calibrated(student: Any, weights: dict[str, torch.Tensor], worth: Callable[[], float]) -> dict[str, torch.Tensor]:
+    """The best weights, after a student with cold items has settled on validation how high these are scored."""
+    warm = getattr(student, "warm", None)
+    if warm is None or bool(warm.all()):
+        return weights
+    student.load_state_dict(weights)
+    student.eval().calibrate(worth)
+    state: dict[str, torch.Tensor] = student.state_dict()
+    return state
 
 
 def transfer_set(config: Config, dataset: Dataset) -> Contexts:
@@ -182,16 +245,20 @@ def open_targets(
     return StoreTargets(store)
 
 
-def batches(settings: Fit, rows: np.ndarray, seed: int, epoch: int) -> list[np.ndarray]:
+def batches(settings: Fit, rows: np.ndarray, seed: int, epoch: int, windows: Windows | None = None) -> list[np.ndarray]:
     """The global batches of an epoch."""
+    if windows is not None:
+        return windows.batches(settings.batch_size, seed, epoch, settings.rows_per_epoch)
     return shuffled(rows, settings.batch_size, seed, epoch, settings.rows_per_epoch)
 
 
-def job_of(settings: Fit, rows: np.ndarray, collate: Any, objective: Objective, seed: int) -> Job:
-    """Training of an objective on some rows."""
+def job_of(
+    settings: Fit, rows: np.ndarray, collate: Any, objective: Objective, seed: int, windows: Windows | None = None
+) -> Job:
+    """Training of an objective on some rows, or on windows."""
     return Job(
         model=objective,
-        batches=lambda epoch: batches(settings, rows, seed, epoch),
+        batches=lambda epoch: batches(settings, rows, seed, epoch, windows),
         collate=collate,
         epochs=settings.epochs,
         learning_rate=settings.learning_rate,
@@ -203,6 +270,8 @@ def job_of(settings: Fit, rows: np.ndarray, collate: Any, objective: Objective, 
         patience=settings.patience,
         checkpoint_steps=settings.checkpoint_steps,
         micro_batch=settings.batch_size,
+        optimiser=settings.optimiser,
+        tables=("identity",),
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from distill.errors import UserError
 from distill.plugins import resolve
+from students.extended import Extended
 
 
 def build_student(
@@ -30,6 +31,18 @@ def build_student(
     return resolve("student", name)(n_items=n_items, item_vectors=item_vectors, **arguments)
 
 
+def extend(student: nn.Module, extensions: dict[str, Any]) -> Extended:
+    """A student with a user side and heads around it.
+
+    Args:
+        student: The student itself.
+        extensions: Arguments of `Extended`, plain values that `save_student` keeps.
+    """
+    whole = Extended(student, **extensions)
+    whole.extensions = extensions
+    return whole
+
+
 def save_student(
     folder: Path,
     name: str,
@@ -37,9 +50,11 @@ def save_student(
     n_items: int,
     weights: dict[str, Tensor],
     item_vectors: Tensor | None,
+    extensions: dict[str, Any] | None = None,
 ) -> None:
     """Writes student.json, model.safetensors and, where the student starts from text, item_vectors.safetensors."""
     about = {"name": name, "arguments": arguments, "n_items": n_items}
+    about |= {"extensions": extensions} if extensions else {}
     (folder / "student.json").write_text(json.dumps(about, indent=2))
     separate = {
         name: value.detach().clone().contiguous() for name, value in weights.items()
@@ -47,6 +62,16 @@ def save_student(
     save_file(separate, folder / "model.safetensors")
     if item_vectors is not None:
         save_file({"vectors": item_vectors.float().contiguous()}, folder / "item_vectors.safetensors")
+
+
+def served(
+    student: Any, weights: dict[str, Tensor], item_vectors: Tensor | None
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """What is saved of a trained student: its weights and text vectors, or what it offers as `served_state` alone."""
+    if not hasattr(student, "served_state"):
+        return weights, item_vectors
+    student.load_state_dict(weights)
+    return student.served_state(), None
 
 
 def load_student(folder: Path) -> nn.Module:
@@ -61,6 +86,8 @@ def load_student(folder: Path) -> nn.Module:
     vectors = folder / "item_vectors.safetensors"
     text = load_file(vectors)["vectors"] if vectors.is_file() else None
     student = build_student(about["name"], about["arguments"], about["n_items"], text, seed=0)
+    if about.get("extensions"):
+        student = extend(student, about["extensions"])
     try:
         student.load_state_dict(load_file(folder / "model.safetensors"))
     except RuntimeError as error:

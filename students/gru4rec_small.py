@@ -33,6 +33,8 @@ class GRU4RecSmall(TableStudent):
         tied: bool = True,
         text: TextUse = "init",
         buckets: int = 0,
+        cold: bool = False,
+        id_dropout: float = 0.5,
         item_vectors: Tensor | None = None,
     ) -> None:
         """Builds the student.
@@ -48,6 +50,8 @@ class GRU4RecSmall(TableStudent):
             tied: One table for history and candidates.
             text: What `item_vectors` are for, see `ItemTable`.
             buckets: Rows of the hashed id part; 0 is one an item.
+            cold: Serve items without train events from their text alone, see `TableStudent`.
+            id_dropout: With `cold`, the share of items whose id part is left out of a training step.
             item_vectors: Text vectors (N, T) from the teacher.
 
         Raises:
@@ -56,7 +60,7 @@ class GRU4RecSmall(TableStudent):
         if length < 1:
             raise UserError(f"student 'gru4rec_small': length is {length}, expected 1 or more.")
         tables = item_tables(n_items, dim, item_vectors, text, buckets, tied)
-        super().__init__(n_items, *tables, (), scale, cosine, item_dropout)
+        super().__init__(n_items, *tables, (), scale, cosine, item_dropout, 0.0, cold, id_dropout)
         self.length = length
         self.dropout = nn.Dropout(dropout)
         self.gru = nn.GRU(dim, dim, batch_first=True)

@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from students.heads import TableStudent, even_mix
 from students.item_table import TextUse, item_tables
+from students.tail_expert import with_tail_expert
 
 
 class HybridCF(TableStudent):
@@ -32,6 +33,9 @@ class HybridCF(TableStudent):
         tied: bool = False,
         text: TextUse = "init",
         buckets: int = 0,
+        cold: bool = False,
+        id_dropout: float = 0.5,
+        tail_expert: bool = False,
         item_vectors: Tensor | None = None,
     ) -> None:
         """Builds the student.
@@ -48,10 +52,16 @@ class HybridCF(TableStudent):
             tied: One table for history and candidates: half the size, and better where items have few events.
             text: What `item_vectors` are for, see `ItemTable`.
             buckets: Rows of the hashed id part; 0 is one an item.
+            cold: Serve items without train events from their text alone, see `TableStudent`.
+            id_dropout: With `cold`, the share of items whose id part is left out of a training step.
+            tail_expert: Mix into the rows of items with few events what their text says, see `TailExpert`; without
+                effect without text vectors.
             item_vectors: Text vectors (N, T) from the teacher.
         """
-        tables = item_tables(n_items, dim, item_vectors, text, buckets, tied)
-        super().__init__(n_items, *tables, decays, scale, cosine, item_dropout)
+        tables: tuple[nn.Module, nn.Module] = item_tables(n_items, dim, item_vectors, text, buckets, tied)
+        if tail_expert and item_vectors is not None:
+            tables = with_tail_expert(*tables, item_vectors, dim)
+        super().__init__(n_items, *tables, decays, scale, cosine, item_dropout, 0.0, cold, id_dropout)
         self.mix = even_mix(len(decays))
         self.dropout = nn.Dropout(dropout)
         self.expand = nn.Linear(len(decays) * dim, hidden)

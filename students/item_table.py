@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distill.errors import UserError
+
 TextUse = Literal["init", "null_space", "none"]
 SEMANTIC_SHARE = 0.5  # of the columns, in a null-space table
+Origin = tuple[Tensor, Tensor]  # mean (T,) and length () of the text vectors that a table was built from
 SMALL_START = 0.1  # expected length of the id part of a null-space row, where the text part's is 1
 
 
@@ -58,26 +61,62 @@ class ItemTable(nn.Module):
         if text is None or use == "none":
             identity = torch.randn(rows, dim) / math.sqrt(2 * dim if buckets else dim)
         elif use == "init":
-            self.text, start = _principal(text, dim)
+            self.text, start, self.origin = principal(text, dim)
             self.projection = nn.Parameter(start)
             identity = torch.zeros(rows, dim)
         else:
             semantic = min(round(SEMANTIC_SHARE * dim), *text.shape)
-            centred, start = _principal(text, semantic)
+            centred, start, _ = principal(text, semantic)
             self.fixed = centred @ start  # saved: the signs of principal components differ from machine to machine
             free = dim - semantic
             # Not at zero: history and candidates would both be zero there, and so would all gradients.
             identity = SMALL_START * torch.randn(rows, free) / math.sqrt(max(1, free))
         self.identity = nn.Parameter(identity)
 
-    def forward(self) -> Tensor:
-        """The whole table (N, D)."""
+    @property
+    def has_text(self) -> bool:
+        """Whether rows hold something beside ids."""
+        return self.text is not None or self.fixed is not None
+
+    def forward(self, shown: Tensor | None = None) -> Tensor:
+        """The whole table (N, D).
+
+        Args:
+            shown: Items that show their id part, bool (N,); the others are what their text says. None: all.
+        """
         identity: Tensor = self.identity
         if self.bucket is not None:
             identity = functional.embedding(self.bucket, identity).sum(0)
+        if shown is not None:
+            identity = identity * shown[:, None].to(identity.dtype)
         if self.fixed is not None:
             return torch.cat([self.fixed, identity], 1)
         return identity if self.text is None else identity + self.text @ self.projection
+
+    def rows(self, items: Tensor) -> Tensor:
+        """Rows (M, D) of some items, int64 (M,); the gradient of the ids holds these rows alone."""
+        if self.bucket is not None:
+            identity = functional.embedding(self.bucket[:, items], self.identity).sum(0)
+        else:
+            identity = functional.embedding(items, self.identity, sparse=True)
+        if self.fixed is not None:
+            return torch.cat([self.fixed[items], identity], 1)
+        return identity if self.text is None else identity + self.text[items] @ self.projection
+
+    def grow(self, vectors: Tensor) -> None:
+        """Adds items whose rows are what their text vectors (M, T) say, with an id part of zero.
+
+        Raises:
+            UserError: The table has no projection of text vectors.
+        """
+        if self.text is None:
+            raise UserError("Only item tables with text: init have a projection that gives new items their vectors.")
+        self.text = torch.cat([self.text, placed(vectors, self.origin)])
+        if self.bucket is not None:
+            chosen = [_hash(len(self.text), len(self.identity), salt) for salt in (1, 2)]
+            self.bucket = torch.stack(chosen)
+        else:
+            self.identity = nn.Parameter(functional.pad(self.identity.detach(), (0, 0, 0, len(vectors))))
 
 
 def item_tables(
@@ -88,15 +127,26 @@ def item_tables(
     return inputs, inputs if tied else ItemTable(n_items, dim, text, use, buckets)
 
 
-def _principal(text: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Centred text (N, T) and directions (T, D) that bring its rows to principal components of mean length 1."""
-    centred = text.float() - text.float().mean(0)
+def principal(text: Tensor, dim: int) -> tuple[Tensor, Tensor, Origin]:
+    """Text vectors (N, T) as tables hold them, and directions that bring them to principal components of mean length 1.
+
+    Returns:
+        Centred and scaled text (N, T), directions (T, D), and what `placed` needs to do the same to further items.
+    """
+    mean = text.float().mean(0)
+    centred = text.float() - mean
     _, _, components = torch.linalg.svd(centred, full_matrices=False)
     start = components[:dim].T.contiguous()
     if start.shape[1] < dim:
         start = functional.pad(start, (0, dim - start.shape[1]))
-    lengths = (centred @ start).norm(dim=1)
-    return centred / lengths.mean().clamp_min(1e-6), start
+    length = (centred @ start).norm(dim=1).mean().clamp_min(1e-6)
+    return centred / length, start, (mean, length)
+
+
+def placed(vectors: Tensor, origin: Origin) -> Tensor:
+    """Text vectors (M, T) of further items, centred and scaled as the first ones were."""
+    mean, length = origin
+    return (vectors.float() - mean) / length
 
 
 def _hash(n_items: int, buckets: int, salt: int) -> Tensor:

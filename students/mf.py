@@ -36,6 +36,8 @@ class MatrixFactorisation(TableStudent):
         tied: bool = False,
         text: TextUse = "init",
         buckets: int = 0,
+        cold: bool = False,
+        id_dropout: float = 0.5,
         item_vectors: Tensor | None = None,
     ) -> None:
         """Builds the student.
@@ -52,10 +54,12 @@ class MatrixFactorisation(TableStudent):
             tied: One table for history and candidates.
             text: What `item_vectors` are for, see `ItemTable`.
             buckets: Rows of the hashed id part; 0 is one an item.
+            cold: Serve items without train events from their text alone, see `TableStudent`.
+            id_dropout: With `cold`, the share of items whose id part is left out of a training step.
             item_vectors: Text vectors (N, T) from the teacher.
         """
         tables = item_tables(n_items, dim, item_vectors, text, buckets, tied)
-        super().__init__(n_items, *tables, decays, scale, cosine, item_dropout, l2)
+        super().__init__(n_items, *tables, decays, scale, cosine, item_dropout, l2, cold, id_dropout)
         self.mix = even_mix(len(decays))
         self.dropout = nn.Dropout(dropout)
         self.bilinear = nn.Linear(dim, dim, bias=False)

@@ -84,6 +84,8 @@ class SASRecSmall(TableStudent):
         tied: bool = True,
         text: TextUse = "init",
         buckets: int = 0,
+        cold: bool = False,
+        id_dropout: float = 0.5,
         item_vectors: Tensor | None = None,
     ) -> None:
         """Builds the student.
@@ -101,6 +103,8 @@ class SASRecSmall(TableStudent):
             tied: One table for history and candidates.
             text: What `item_vectors` are for, see `ItemTable`.
             buckets: Rows of the hashed id part; 0 is one an item.
+            cold: Serve items without train events from their text alone, see `TableStudent`.
+            id_dropout: With `cold`, the share of items whose id part is left out of a training step.
             item_vectors: Text vectors (N, T) from the teacher.
 
         Raises:
@@ -111,7 +115,7 @@ class SASRecSmall(TableStudent):
         if blocks < 1 or length < 1:
             raise UserError(f"student 'sasrec_small': blocks is {blocks}, length {length}; both must be 1 or more.")
         tables = item_tables(n_items, dim, item_vectors, text, buckets, tied)
-        super().__init__(n_items, *tables, (), scale, cosine, item_dropout)
+        super().__init__(n_items, *tables, (), scale, cosine, item_dropout, 0.0, cold, id_dropout)
         self.length = length
         self.place = nn.Parameter(0.02 * torch.randn(length, dim))
         self.dropout = nn.Dropout(dropout)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -13,12 +12,10 @@ from students.item_table import ItemTable
 class ItemTower(nn.Module):
     """item = P t + MLP(t) + id, t the text vector: P starts at the principal components, the other parts at zero.
 
-    In training an id is left out for a random share of the items in each step, so the text part has to stand on its
-    own. An item without events is pushed by the softmax like any other negative, so its id isn't to be trusted:
     `without_ids` gives the vectors of text alone.
     """
 
-    def __init__(self, text: Tensor, dim: int, hidden: int, dropout: float, ids: bool, id_dropout: float) -> None:
+    def __init__(self, text: Tensor, dim: int, hidden: int, dropout: float, ids: bool) -> None:
         """Builds the tower.
 
         Args:
@@ -27,13 +24,12 @@ class ItemTower(nn.Module):
             hidden: Width of the MLP's hidden layer.
             dropout: On the hidden layer, in training.
             ids: Add an id part.
-            id_dropout: Share of items whose id is left out of a step.
         """
         super().__init__()
         self.table = ItemTable(len(text), dim, text)
         self.table.identity.requires_grad_(ids)
         self.expand, self.contract = nn.Linear(text.shape[1], hidden), nn.Linear(hidden, dim)
-        self.dropout, self.id_dropout = nn.Dropout(dropout), id_dropout
+        self.dropout = nn.Dropout(dropout)
         nn.init.zeros_(self.contract.weight)
         nn.init.zeros_(self.contract.bias)
 
@@ -44,12 +40,16 @@ class ItemTower(nn.Module):
         hidden = functional.relu(self.expand(text))
         return text @ self.table.projection + self.contract(self.dropout(hidden))
 
-    def forward(self) -> Tensor:
-        """Item vectors (N, D)."""
+    def forward(self, shown: Tensor | None = None) -> Tensor:
+        """Item vectors (N, D); with the ids of the items in `shown`, bool (N,), or of all."""
         identity: Tensor = self.table.identity
-        if self.training and self.id_dropout:
-            identity = identity * (torch.rand(len(identity), 1, device=identity.device) >= self.id_dropout)
+        if shown is not None:
+            identity = identity * shown[:, None].to(identity.dtype)
         return self.without_ids() + identity
+
+    def grow(self, vectors: Tensor) -> None:
+        """Adds items of which the text vectors (M, T) are known."""
+        self.table.grow(vectors)
 
 
 class TwoTower(TableStudent):
@@ -75,6 +75,7 @@ class TwoTower(TableStudent):
         dropout: float = 0.1,
         item_dropout: float = 0.05,
         ids: bool = False,
+        cold: bool = True,
         id_dropout: float = 0.5,
         item_vectors: Tensor | None = None,
     ) -> None:
@@ -90,13 +91,15 @@ class TwoTower(TableStudent):
             dropout: On the pools and inside the item tower, in training.
             item_dropout: Share of history items left out in training; one that would be empty stays whole.
             ids: Add an id part to the item vectors.
-            id_dropout: Share of items whose id is left out of a training step.
+            cold: Keep items without train events out of the training softmax and serve them without ids, see
+                `TableStudent`.
+            id_dropout: With `cold`, the share of items whose id is left out of a training step.
             item_vectors: Text vectors (N, T) from the teacher.
         """
         tower: nn.Module = ItemTable(n_items, dim)
         if item_vectors is not None:
-            tower = ItemTower(item_vectors, dim, hidden, dropout, ids, id_dropout)
-        super().__init__(n_items, tower, tower, decays, scale, cosine, item_dropout)
+            tower = ItemTower(item_vectors, dim, hidden, dropout, ids)
+        super().__init__(n_items, tower, tower, decays, scale, cosine, item_dropout, 0.0, cold, id_dropout)
         self.mix = even_mix(len(decays))
         self.dropout = nn.Dropout(dropout)
         self.turn = nn.Linear(dim, dim, bias=False)

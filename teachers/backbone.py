@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,9 +18,9 @@ from transformers import PreTrainedTokenizerBase as BodyTokenizer
 from transformers.utils import logging
 
 from distill.errors import UserError
+from teachers.gguf_file import open_gguf
+from teachers.locate import SCRATCH, locate
 
-PACKAGE = "package:"
-SCRATCH = "scratch"
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 # Fused attention is made for GPUs and long texts: on a CPU, with 48 tokens, its backward pass takes half of a step.
 ATTENTION = "sdpa" if torch.cuda.is_available() else "eager"
@@ -34,38 +35,16 @@ DROPOUTS = (  # what the families call it
 )
 
 
-def locate(name: str) -> str | Path:
-    """Where a backbone's files are: a folder, or a hub id that transformers is to look up.
+def open_backbone(name: str, dropout: float | None = None, model: Any = AutoModel) -> tuple[Body, BodyTokenizer]:
+    """Opens a pretrained language model without its head, and its tokenizer.
+
+    BERT-type encoders and GPT-type decoders alike. Weights come from safetensors or GGUF only; code out of a model
+    folder is never run. A tokenizer without padding token uses its end token: what is padding, the mask says.
 
     Args:
-        name: A hub id; a local folder; or `package:some_package/folder`, a folder inside an installed Python package,
-            which is found without importing it.
-
-    Raises:
-        UserError: There is no such folder or package, or the folder is no complete Hugging Face model.
-    """
-    if name.startswith(PACKAGE):
-        folder = _package_folder(name)
-    else:
-        folder = Path(name).expanduser()
-        looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
-        if not folder.is_dir():
-            if looks_like_path:
-                raise UserError(
-                    f"backbone '{name}': there is no such folder. Give a hub id (owner/model), a folder with "
-                    f"config.json and model.safetensors, '{PACKAGE}name/folder', or '{SCRATCH}'."
-                )
-            return name
-    _check_folder(name, folder)
-    return folder
-
-
-def open_backbone(name: str, dropout: float | None = None) -> tuple[Body, BodyTokenizer]:
-    """Opens a pretrained encoder and its tokenizer; weights come from safetensors only, remote code is never run.
-
-    Args:
-        name: See `locate`.
+        name: See `teachers.locate.locate`.
         dropout: Replaces every dropout probability of the model's own configuration.
+        model: The transformers class to fill; AutoModelForCausalLM opens a decoder with its head.
 
     Raises:
         UserError: Nothing usable is found under the name; the message says where was looked.
@@ -73,18 +52,9 @@ def open_backbone(name: str, dropout: float | None = None) -> tuple[Body, BodyTo
     place = locate(name)
     noise = logging.get_verbosity()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-        _set_dropout(config, dropout)
-        body = AutoModel.from_pretrained(
-            place,
-            config=config,
-            trust_remote_code=False,
-            use_safetensors=True,
-            attn_implementation=ATTENTION,
-            dtype=torch.float32,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        body, tokenizer = _open(place, dropout, model)
     except (OSError, ValueError, SafetensorError) as error:
         where = f"folder {place}" if isinstance(place, Path) else f"local folder '{name}' (none), then hub id '{name}'"
         reason = str(error).strip().splitlines()[0]
@@ -95,6 +65,7 @@ def open_backbone(name: str, dropout: float | None = None) -> tuple[Body, BodyTo
         ) from error
     finally:
         logging.set_verbosity(noise)
+        logging.enable_progress_bar()
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise UserError(
@@ -102,6 +73,22 @@ def open_backbone(name: str, dropout: float | None = None) -> tuple[Body, BodyTo
             )
         tokenizer.pad_token = tokenizer.eos_token
     return _without_pooler(body), tokenizer
+
+
+def _open(place: str | Path, dropout: float | None, model: Any) -> tuple[Body, BodyTokenizer]:
+    def change(config: BodyConfig) -> None:
+        _set_dropout(config, dropout)
+        if hasattr(config, "use_cache"):
+            config.use_cache = False  # keys and values are kept for generating text, which nobody does here
+
+    settings: dict[str, Any] = {"trust_remote_code": False, "attn_implementation": ATTENTION}
+    if isinstance(place, Path) and place.is_file():
+        body, tokenizer, _ = open_gguf(place, settings | {"config": change}, model)
+        return body, tokenizer
+    config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+    change(config)
+    body = model.from_pretrained(place, config=config, use_safetensors=True, dtype=torch.float32, **settings)
+    return body, AutoTokenizer.from_pretrained(place, trust_remote_code=False)
 
 
 def scratch_backbone(
@@ -181,6 +168,56 @@ def layers_of(body: Body) -> nn.ModuleList | None:
     return stacks[0] if stacks else None
 
 
+def shorten(body: Body, keep_layers: int) -> None:
+    """Drops the layers above the lowest `keep_layers`, in place; 0 keeps all.
+
+    Raises:
+        UserError: There are not that many layers, or the family's layers can't be told.
+    """
+    if keep_layers == 0:
+        return
+    layers = layers_of(body)
+    if layers is None or not 0 < keep_layers <= len(layers):
+        found = "no stack of layers" if layers is None else f"{len(layers)} layers"
+        raise UserError(f"keep_layers is {keep_layers}, but the backbone has {found}; give 0 to keep them all.")
+    del layers[keep_layers:]
+    body.config.num_hidden_layers = keep_layers
+    if getattr(body.config, "layer_types", None):
+        body.config.layer_types = body.config.layer_types[:keep_layers]
+
+
+def check_length(body: Body, max_tokens: int) -> None:
+    """Raises UserError where the backbone has no position for so many tokens."""
+    longest = getattr(body.config, "max_position_embeddings", None)
+    if longest is not None and max_tokens > longest:
+        raise UserError(f"text_tower: max_tokens is {max_tokens}, but the backbone reads at most {longest} tokens.")
+
+
+def layer_rates(body: Body, decay: float, prefix: str = "") -> Callable[[str], float]:
+    """A parameter's name to the factor on its learning rate: 1 at the top, times `decay` a layer down.
+
+    Args:
+        body: The model.
+        decay: In (0, 1].
+        prefix: Of the body's parameters in the model that holds it.
+
+    References:
+        Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification" (2018), section 3.2.
+    """
+    layers = layers_of(body)
+    depth = 0 if layers is None else len(layers)
+    stack = next((f"{name}." for name, module in body.named_modules() if module is layers), "")
+    low = tuple(f"{name}." for name, module in body.named_modules() if module in embeddings_of(body))
+
+    def rate(name: str) -> float:
+        name = name.removeprefix(prefix)
+        if stack and name.startswith(stack):
+            return decay ** (depth - 1 - int(name.removeprefix(stack).partition(".")[0]))
+        return decay**depth if name.startswith(low) else 1.0
+
+    return rate
+
+
 def freeze(body: Body, frozen_layers: int) -> None:
     """Freezes the embeddings and the lowest `frozen_layers` layers; -1 freezes nothing.
 
@@ -195,9 +232,16 @@ def freeze(body: Body, frozen_layers: int) -> None:
         raise UserError(
             f"frozen_layers is {frozen_layers}, but the backbone has {found}; at least one must stay trainable."
         )
-    embeddings = getattr(body, "embeddings", None) or body.get_input_embeddings()
-    for module in (embeddings, *layers[:frozen_layers]):
+    for module in (*embeddings_of(body), *layers[:frozen_layers]):
         module.requires_grad_(False)
+
+
+def embeddings_of(body: Body) -> list[nn.Module]:
+    """The modules that turn tokens and positions into the first hidden states."""
+    whole = getattr(body, "embeddings", None)
+    positions = getattr(body, "wpe", None)
+    found = [whole] if whole is not None else [body.get_input_embeddings(), positions]
+    return [module for module in found if module is not None]
 
 
 def _most_frequent(counts: Counter[str], number: int) -> list[str]:
@@ -209,36 +253,6 @@ def _set_dropout(config: BodyConfig, dropout: float | None) -> None:
     for name in DROPOUTS if dropout is not None else ():
         if isinstance(getattr(config, name, None), int | float):
             setattr(config, name, dropout)
-
-
-def _package_folder(name: str) -> Path:
-    package, _, inside = name.removeprefix(PACKAGE).partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"backbone '{name}': the Python package '{package}' isn't installed. "
-            f"Install it with: pip install {package.replace('_', '-')}"
-        )
-    folder = Path(next(iter(spec.submodule_search_locations))) / inside
-    if not folder.is_dir():
-        raise UserError(f"backbone '{name}': the package '{package}' is installed, but has no folder '{inside}'.")
-    return folder
-
-
-def _check_folder(name: str, folder: Path) -> None:
-    """Tells a half-downloaded or unsafe folder from a whole one, before transformers fails in its own words."""
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"backbone '{name}': {folder} has no config.json; it is no Hugging Face model or only half downloaded."
-        )
-    if any(folder.glob("*.safetensors")):
-        return
-    if any(folder.glob("*.bin")):
-        raise UserError(
-            f"backbone '{name}': {folder} has its weights only as a pickle (*.bin), which could run code when read. "
-            f"Convert it once to model.safetensors on a machine you trust, or take a revision that has it."
-        )
-    raise UserError(f"backbone '{name}': {folder} has no weights (*.safetensors); it is only half downloaded.")
 
 
 def _without_pooler(body: Body) -> Body:

@@ -58,7 +58,39 @@ class Side(NamedTuple):
         return Side(*map(gather_rows, self))
 
 
-def info_nce(left: Side, right: Side, temperature: float) -> Tensor:
+class Hard(NamedTuple):
+    """Negatives of each anchor's own.
+
+    Attributes:
+        vectors: Unit vectors (B, H, d).
+        log_popularity: Log-probability of meeting each in a batch, (B, H).
+    """
+
+    vectors: Tensor
+    log_popularity: Tensor
+
+    def take(self, rows: Tensor) -> Hard:
+        """The given rows (B, H) of vectors (M, d)."""
+        return Hard(*(column[rows] for column in self))
+
+    def gather(self) -> Hard:
+        """The rows of all processes."""
+        return Hard(*map(gather_rows, self))
+
+    def logits(self, anchors: Tensor, temperature: float) -> Tensor:
+        """Corrected logits (B, H) of anchors (B, d)."""
+        cosines = torch.einsum("bd,bhd->bh", anchors.float(), self.vectors.float())
+        return cosines / temperature - self.log_popularity
+
+
+def info_nce(
+    left: Side,
+    right: Side,
+    temperature: float,
+    smoothing: float = 0.0,
+    left_hard: Hard | None = None,
+    right_hard: Hard | None = None,
+) -> Tensor:
     """Symmetric in-batch InfoNCE with logQ correction.
 
     Row i of `left` should find row i of `right` among all rows, and the other way round. A popular item is a negative
@@ -68,13 +100,18 @@ def info_nce(left: Side, right: Side, temperature: float) -> Tensor:
     Args:
         left, right: Both sides of the pairs, B rows each.
         temperature: Divides the cosines.
+        smoothing: Share of the target that is spread evenly over all candidates of an anchor.
+        left_hard, right_hard: Further negatives of each row of `left` and of `right`.
 
     Returns:
         Scalar.
 
-    Reference:
+    References:
         van den Oord et al., "Representation Learning with Contrastive Predictive Coding" (2018), eq. 4; the correction:
-        Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations" (2019), section 3.
+        Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations" (2019), section 3;
+        negatives mined with the model in training: Xiong et al., "Approximate Nearest Neighbor Negative Contrastive
+        Learning for Dense Text Retrieval" (2021), section 4; smoothing: Szegedy et al., "Rethinking the Inception
+        Architecture for Computer Vision" (2016), section 7.
     """
     logits = left.vectors.float() @ right.vectors.float().T / temperature
     own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
@@ -83,5 +120,19 @@ def info_nce(left: Side, right: Side, temperature: float) -> Tensor:
     known = same_pair & ~own
     forward = (logits - right.log_popularity).masked_fill(known | anchor, -torch.inf)
     backward = (logits.T - left.log_popularity).masked_fill(known | anchor.T, -torch.inf)
-    positive = torch.arange(len(logits), device=logits.device)
-    return 0.5 * (functional.cross_entropy(forward, positive) + functional.cross_entropy(backward, positive))
+    if left_hard is not None:
+        forward = torch.cat([forward, left_hard.logits(left.vectors, temperature)], dim=1)
+    if right_hard is not None:
+        backward = torch.cat([backward, right_hard.logits(right.vectors, temperature)], dim=1)
+    return 0.5 * (_nll(forward, smoothing) + _nll(backward, smoothing))
+
+
+def _nll(logits: Tensor, smoothing: float) -> Tensor:
+    """Mean cross-entropy of rows whose target stands on the diagonal; candidates at -inf get no smoothed share."""
+    log_p = functional.log_softmax(logits, dim=1)
+    loss = -log_p.diagonal().mean()
+    if not smoothing:
+        return loss
+    allowed = logits > -torch.inf
+    spread = log_p.masked_fill(~allowed, 0.0).sum(1) / allowed.sum(1)
+    return (1 - smoothing) * loss - smoothing * spread.mean()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-
-from distill.errors import UserError
-from teachers.closed_form import ItemItem, interaction_matrix
+from distill.closed_form.interactions import interaction_matrix
+from distill.closed_form.item_item import ease_table
+from teachers.closed_form import ItemItem
 from teachers.protocol import Inputs
-
-MAX_ITEMS = 30_000
 
 
 class Ease(ItemItem):
@@ -33,16 +30,4 @@ class Ease(ItemItem):
 
     def prepare(self, inputs: Inputs) -> None:
         """Inverts the Gram matrix (N, N): memory 4 N^2 bytes twice, time N^3."""
-        n_items = inputs.dataset.n_items
-        if n_items > MAX_ITEMS:
-            raise UserError(
-                f"ease: the catalogue has {n_items:,} items and EASE inverts a dense matrix of that side (limit "
-                f"{MAX_ITEMS:,}). Use the member 'itemknn' instead, or filter items with data.min_item_events."
-            )
-        matrix = interaction_matrix(inputs.dataset, weighted=True)
-        gram = torch.from_numpy((matrix.T @ matrix).toarray())
-        gram.diagonal().add_(self.l2)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
-        table = -inverse / inverse.diagonal()
-        table.fill_diagonal_(0.0)
-        self.table = table
+        self.table = ease_table(interaction_matrix(inputs.dataset, weighted=True), self.l2)

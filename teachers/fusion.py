@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distill.data.contexts import ContextBatch
 from distill.tensors import mask_seen
+from teachers.grouped import Grouped
 from teachers.protocol import Member
 
 STEPS = (0.0, 0.5, 0.7, 0.85, 1.0, 1.18, 1.4, 2.0)
@@ -29,6 +30,8 @@ class FusedTeacher:
         sharpness: Makes the softmax of the scores as sure as the validation items say.
         tilt: How much of the popularity prior is taken out.
         prior: log(train events + 1) of every item (N,); needed where `tilt` isn't 0.
+        groups: Weights by stratum of the items or length of the history, in place of `weights`.
+        strata: Stratum of every item (N,); needed with `groups`.
     """
 
     members: dict[str, Member]
@@ -36,21 +39,36 @@ class FusedTeacher:
     sharpness: float = 1.0
     tilt: float = 0.0
     prior: Tensor | None = None
+    groups: Grouped | None = None
+    strata: Tensor | None = None
 
     @torch.no_grad()
     def score(self, batch: ContextBatch) -> Tensor:
         """Fused scores (B, N); seen items are not masked."""
         total: Tensor | None = None
         for name, member in self.members.items():
-            if self.weights[name]:
+            if self.groups is not None and any(self.groups.weights[name]):
+                part = member.score(batch)
+                part.mul_(self.sharpness * self._factor(name, batch, part.device))
+            elif self.groups is None and self.weights[name]:
                 part = member.score(batch).mul_(self.sharpness * self.weights[name])
-                total = part if total is None else total.add_(part)
+            else:
+                continue
+            total = part if total is None else total.add_(part)
         if total is None:
             raise ValueError("every member's weight is zero")
+        if self.groups is not None and self.groups.offsets:
+            assert self.strata is not None, "weights by stratum need the items' strata"
+            total.add_(self.sharpness * self.groups.shift(self.strata.to(total.device)))
         if self.tilt:
             assert self.prior is not None, "a tilt needs the items' prior"
             total.sub_(self.sharpness * self.tilt * self.prior.to(total.device))
         return total
+
+    def _factor(self, name: str, batch: ContextBatch, device: torch.device) -> Tensor:
+        assert self.groups is not None and self.strata is not None, "weights by group need the items' strata"
+        lengths = torch.from_numpy((batch.seen < len(self.strata)).sum(1))
+        return self.groups.factor(name, self.strata.to(device), lengths)
 
 
 def fit_weights(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from scipy import sparse
 
-from teachers.closed_form import ItemItem, interaction_matrix
+from distill.closed_form.interactions import interaction_matrix
+from distill.closed_form.item_item import similarities
+from teachers.closed_form import ItemItem
 from teachers.protocol import Inputs
 
 
@@ -38,12 +38,7 @@ class ItemKNN(ItemItem):
     def prepare(self, inputs: Inputs) -> None:
         """Counts co-occurrences on train and normalises them."""
         matrix = interaction_matrix(inputs.dataset, weighted=True)
-        together = (matrix.T @ matrix).tocoo()
-        count = np.asarray(matrix.multiply(matrix).sum(0)).ravel()
-        denominator = (count[together.row] * count[together.col]) ** self.alpha + self.shrink
-        values = np.where(together.row == together.col, 0.0, together.data / denominator).astype(np.float32)
-        dense = sparse.csr_matrix((values, (together.row, together.col)), shape=together.shape).toarray()
-        table = torch.from_numpy(dense)
+        table = torch.from_numpy(similarities(matrix, self.alpha, self.shrink).toarray())
         if self.neighbours < table.shape[1]:
             least = table.topk(self.neighbours, dim=1).values[:, -1:]
             table = torch.where(table >= least, table, 0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -14,10 +13,11 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distill.closed_form.graph import Propagate, compressed, normalised
+from distill.closed_form.interactions import decayed_sum, interaction_matrix
 from distill.data.contexts import ContextBatch
 from distill.job import Batch, Job
 from distill.tensors import mask_seen
-from teachers.closed_form import decayed_sum, interaction_matrix
 from teachers.protocol import Inputs
 from teachers.training import Training
 
@@ -39,9 +39,9 @@ class LightGCNModel(nn.Module):
         self.items = nn.Parameter(torch.randn(self.n_items, dim) / dim**0.5)
         self.log_scale = nn.Parameter(torch.tensor(scale).log())
         self.dropout = nn.Dropout(dropout)
-        normalised = _normalised(matrix)
-        self.register_buffer("to_users", _compressed(normalised), persistent=False)  # (U, N)
-        self.register_buffer("to_items", _compressed(normalised.T.tocsr()), persistent=False)  # (N, U)
+        adjacency = normalised(matrix)
+        self.register_buffer("to_users", compressed(adjacency), persistent=False)  # (U, N)
+        self.register_buffer("to_items", compressed(adjacency.T.tocsr()), persistent=False)  # (N, U)
 
     def propagated(self) -> tuple[Tensor, Tensor, Tensor]:
         """Final user vectors (U, D) and item vectors (N, D), and the item vectors that a user is made of (N, D).
@@ -54,8 +54,8 @@ class LightGCNModel(nn.Module):
         all_users, all_items = [users], [items]
         for _ in range(self.layers):
             users, items = (
-                _Propagate.apply(self.to_users, self.to_items, items),
-                _Propagate.apply(self.to_items, self.to_users, users),
+                Propagate.apply(self.to_users, self.to_items, items),
+                Propagate.apply(self.to_items, self.to_users, users),
             )
             all_users.append(users)
             all_items.append(items)
@@ -185,33 +185,3 @@ class LightGCN:
         found = load_file(folder / "model.safetensors")
         self.table, self.parts, self.served_scale = found["table"], found["parts"], found["scale"]
         return self
-
-
-class _Propagate(torch.autograd.Function):
-    """matrix @ dense, whose transpose is at hand: torch would make it anew in each backward pass, six times slower."""
-
-    @staticmethod
-    def forward(context: Any, matrix: Tensor, transpose: Tensor, dense: Tensor) -> Tensor:
-        context.transpose = transpose
-        return matrix @ dense
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[None, None, Tensor]:
-        return None, None, context.transpose @ gradients[0]
-
-
-def _compressed(matrix: sparse.csr_matrix) -> Tensor:
-    """The same matrix as torch holds it."""
-    indptr, indices = (torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices))
-    values = torch.from_numpy(matrix.data.astype(np.float32))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that torch's compressed rows are a beta
-        return torch.sparse_csr_tensor(indptr, indices, values, matrix.shape, check_invariants=True)
-
-
-def _normalised(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    """matrix_ui / sqrt(c_u c_i)."""
-    users, items = (np.maximum(np.asarray(matrix.sum(axis)).ravel(), 1.0) for axis in (1, 0))
-    normalised = (sparse.diags(users**-0.5) @ matrix @ sparse.diags(items**-0.5)).tocsr()
-    normalised.sort_indices()
-    return normalised

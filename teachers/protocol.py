@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -15,6 +15,21 @@ from distill.job import Job
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """A member fitted before, as later ones may build on it.
+
+    Attributes:
+        name: What it is: a short name or a dotted path.
+        arguments: Its settings.
+        member: Itself, fitted.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+    member: Member
+
+
+@dataclass(frozen=True)
 class Inputs:
     """What a member is fitted on.
 
@@ -23,12 +38,14 @@ class Inputs:
         vectors: Item vectors (N, d) of the members fitted before, by member name.
         seed: Seed of the experiment.
         device: Where to compute.
+        members: The members fitted before, by member name.
     """
 
     dataset: Dataset
     vectors: dict[str, Tensor]
     seed: int
     device: torch.device
+    members: dict[str, Earlier] = field(default_factory=dict)
 
 
 class Member(Protocol):
@@ -38,7 +55,16 @@ class Member(Protocol):
     something to train, the engine trains it, calling `refresh` before each validation; `finish` gets the best weights.
 
     A member may also offer `context_vectors(batch) -> (B, H)`, its own vectors of the histories; the setting
-    `scores.hidden` stores them for losses on representations.
+    `scores.hidden` stores them for losses on representations. Two attributes count where it has them:
+    `validation_users`, on how many users at most validation asks it (and the fusion that it is part of), for members
+    that take long to answer; and `figures`, what else member.json is to report.
+
+    A member with `settle(quality)` is asked, after `finish`, to choose what only validation can tell, such as whether a
+    gate stays open; `quality()` is the validation ndcg@10 of its `score` as it is at that moment.
+
+    A member that answers many contexts together at less cost offers `answering(batch)`: something whose `score` gives
+    the same scores for any part of `batch` (row ids ascending). Scoring asks for it with some thousand neighbouring
+    contexts, and then for their scores in blocks that fit in memory.
     """
 
     def prepare(self, inputs: Inputs) -> None:

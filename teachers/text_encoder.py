@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,12 +12,13 @@ from transformers import PreTrainedModel as Body
 from transformers import PreTrainedTokenizerBase as BodyTokenizer
 
 from distill.job import Batch
-from teachers.backbone import layers_of
-from teachers.contrastive import Side, info_nce
+from teachers.body_parts import frozen_depth, lower, upper
+from teachers.contrastive import Hard, Side, info_nce
 
 ENCODING_TOKENS = 8192  # tokens a batch when all texts are encoded
-CHARACTERS_PER_TOKEN = 32  # far more than any text needs; keeps the tokenizer away from texts of megabytes
-RESUMABLE = ("bert", "roberta", "xlm-roberta", "camembert")  # families whose layers take (hidden states, additive mask)
+CHARACTERS_PER_TOKEN = 12  # of a text's beginning that is read first; more is read where this made too few tokens
+MOST_CHARACTERS = 512  # a token beyond which nothing is read, which keeps the tokenizer away from texts of megabytes
+SPARE = 16  # tokens past the cut that show that the cut has changed no token before it
 
 
 @dataclass
@@ -51,6 +51,13 @@ class Texts:
         hidden = None if self.hidden is None else self.hidden[:stop]
         return Texts(self.start[: count + 1], self.tokens[:stop], self.padding, hidden)
 
+    def take(self, rows: Tensor) -> Texts:
+        """The given texts (M,), without what the frozen layers made of them."""
+        lengths = self.start[rows + 1] - self.start[rows]
+        start = functional.pad(lengths.cumsum(0), (1, 0))
+        place = torch.arange(int(start[-1])) + (self.start[rows] - start[:-1]).repeat_interleave(lengths)
+        return Texts(start, self.tokens[place], self.padding)
+
     def batch(self, rows: Tensor) -> Batch:
         """Tensors tokens (M, L), mask (M, L) and, where cached, hidden (M, L, h) of some texts (M,)."""
         start, length = self.start[rows], self.start[rows + 1] - self.start[rows]
@@ -75,8 +82,8 @@ class Texts:
 
 
 def tokenise(texts: list[str], tokenizer: BodyTokenizer, max_tokens: int) -> Texts:
-    """Token ids of all texts, each cut to `max_tokens`."""
-    short = [" ".join(text[: max_tokens * CHARACTERS_PER_TOKEN].split()) for text in texts]
+    """Token ids of all texts, each cut to `max_tokens`; runs of white space count as one space."""
+    short = beginnings(texts, tokenizer, max_tokens)
     rows = tokenizer(short, truncation=True, max_length=max_tokens, return_attention_mask=False)["input_ids"]
     # A tokenizer without [CLS] and [SEP] makes nothing of an empty text; one padding token stands for it.
     rows = [row or [tokenizer.pad_token_id] for row in rows]
@@ -86,43 +93,54 @@ def tokenise(texts: list[str], tokenizer: BodyTokenizer, max_tokens: int) -> Tex
     return Texts(torch.from_numpy(start), torch.from_numpy(flat), int(tokenizer.pad_token_id))
 
 
+def beginnings(texts: list[str], tokenizer: BodyTokenizer, max_tokens: int) -> list[str]:
+    """As much of each text as its first `max_tokens` tokens need, so that a text may be of any length."""
+    whole = [" ".join(text.split()) for text in texts]
+    limit = max_tokens * CHARACTERS_PER_TOKEN
+    short = [text[:limit] for text in whole]
+    open_ones = [row for row, text in enumerate(whole) if len(text) > limit]
+    while open_ones and 2 * limit <= max_tokens * MOST_CHARACTERS:
+        rows = tokenizer([short[row] for row in open_ones], return_attention_mask=False)["input_ids"]
+        found = zip(open_ones, rows, strict=True)
+        open_ones = [row for row, tokens in found if len(tokens) < max_tokens + SPARE and len(whole[row]) > limit]
+        limit *= 2
+        for row in open_ones:
+            short[row] = whole[row][:limit]
+    return short
+
+
 class TextEncoder(nn.Module):
-    """A transformer encoder with mean pooling and unit vectors.
+    """A transformer (encoder or decoder) with pooling and unit vectors.
 
     `forward` takes what `Texts.batch` gives and returns `{"vectors": (M, h)}`. With the pairs of a training batch
-    beside it (`left`, `right`: rows of the batch, (B,); `item`, `log_popularity`: of each row, (M,)) it returns
-    `{"loss": scalar}`.
+    beside it (`left`, `right`: rows of the batch, (B,); `item`, `log_popularity`: of each row, (M,); with hard
+    negatives also `negatives`: rows, (M, H)) it returns `{"loss": scalar}`.
     """
 
-    def __init__(self, body: Body, pooling: str, temperature: float) -> None:
+    def __init__(self, body: Body, pooling: str, temperature: float, smoothing: float = 0.0) -> None:
         super().__init__()
         self.body = body
         self.pooling = pooling
         self.temperature = temperature
+        self.smoothing = smoothing
         self.frozen = frozen_depth(body)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Unit vectors, or the contrastive loss over all processes."""
-        hidden = self._top(batch) if "hidden" in batch else self._whole(batch)
+        if "hidden" in batch:
+            hidden = upper(self.body, batch["hidden"].to(self.dtype), batch["mask"], self.frozen)
+        else:
+            hidden = self.body(input_ids=batch["tokens"], attention_mask=batch["mask"].long()).last_hidden_state
         vectors = functional.normalize(pool(hidden, batch["mask"], self.pooling), dim=-1)
         if "left" not in batch:
             return {"vectors": vectors}
         rows = Side(vectors, batch["item"], batch["log_popularity"])
         left, right = (rows.take(batch[side]).gather() for side in ("left", "right"))
-        return {"loss": info_nce(left, right, self.temperature)}
-
-    def _whole(self, batch: Batch) -> Tensor:
-        return self.body(input_ids=batch["tokens"], attention_mask=batch["mask"].long()).last_hidden_state
-
-    def _top(self, batch: Batch) -> Tensor:
-        """The layers above the frozen ones, from cached hidden states."""
-        layers = layers_of(self.body)
-        assert layers is not None
-        hidden = batch["hidden"].to(self.dtype)
-        mask = additive_mask(batch["mask"], hidden.dtype)
-        for layer in layers[self.frozen :]:
-            hidden = layer_output(layer, hidden, mask)
-        return hidden
+        hard: list[Hard | None] = [None, None]
+        if "negatives" in batch:
+            own = Hard(vectors, batch["log_popularity"])
+            hard = [own.take(batch["negatives"][batch[side]]).gather() for side in ("left", "right")]
+        return {"loss": info_nce(left, right, self.temperature, self.smoothing, *hard)}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -141,17 +159,12 @@ class TextEncoder(nn.Module):
             device: Where to compute.
             dtype: How the output is kept; also the precision of the computation.
         """
-        layers = layers_of(self.body)
-        assert layers is not None
         self.to(device).eval()
         kept = torch.empty(len(texts.tokens), self.body.config.hidden_size, dtype=dtype)
         for rows in texts.budgeted(ENCODING_TOKENS):
             batch = {name: value.to(device) for name, value in texts.batch(rows).items()}
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-                hidden = cast(nn.Module, self.body.embeddings)(input_ids=batch["tokens"])
-                mask = additive_mask(batch["mask"], hidden.dtype)
-                for layer in layers[: self.frozen]:
-                    hidden = layer_output(layer, hidden, mask)
+                hidden = lower(self.body, batch["tokens"], batch["mask"], self.frozen)
             inside = batch["mask"]
             place = (texts.start[rows][:, None] + torch.arange(inside.shape[1]))[inside.cpu()]
             kept[place] = hidden[inside].to("cpu", dtype)
@@ -159,21 +172,24 @@ class TextEncoder(nn.Module):
 
 
 @torch.no_grad()
-def encode(model: nn.Module, texts: Texts, device: torch.device, bf16: bool, share: tuple[int, int] = (0, 1)) -> Tensor:
+def encode(
+    model: nn.Module, texts: Texts, device: torch.device, precision: str = "fp32", share: tuple[int, int] = (0, 1)
+) -> Tensor:
     """Unit vectors of all texts.
 
     Args:
         model: A `TextEncoder`, or what an engine wrapped around it.
         texts: N texts.
         device: Where the model is.
-        bf16: Runs under autocast, unless the weights are bfloat16 already (as DeepSpeed's are, which autocast breaks).
+        precision: bf16 runs under autocast, unless the weights are bfloat16 already (as DeepSpeed's are, which autocast
+            breaks).
         share: This process's number and how many there are; each encodes its part of the texts.
 
     Returns:
         (N, h), float32, on the CPU; rows of other processes' texts are zero, so that the sum over processes is whole.
     """
     rank, world = share
-    weights = next(model.parameters())
+    half = precision == "bf16" and next(model.parameters()).dtype == torch.float32
     batches = texts.budgeted(ENCODING_TOKENS)
     vectors: Tensor | None = None
     was_training = model.training
@@ -182,7 +198,7 @@ def encode(model: nn.Module, texts: Texts, device: torch.device, bf16: bool, sha
     for first in range(0, len(batches), world):
         rows = batches[min(first + rank, len(batches) - 1)]
         batch = {name: value.to(device) for name, value in texts.batch(rows).items()}
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16 and weights.dtype == torch.float32):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
             encoded = model(batch)["vectors"].float().cpu()
         if vectors is None:
             vectors = torch.zeros(len(texts), encoded.shape[1])
@@ -192,39 +208,15 @@ def encode(model: nn.Module, texts: Texts, device: torch.device, bf16: bool, sha
     return vectors if vectors is not None else torch.zeros(0, 1)
 
 
-def frozen_depth(body: Body) -> int:
-    """How many of the lowest layers need no gradient."""
-    depth = 0
-    for layer in layers_of(body) or ():
-        if any(p.requires_grad for p in layer.parameters()):
-            break
-        depth += 1
-    return depth
-
-
-def resumable(body: Body) -> bool:
-    """Whether the frozen part of this body can be cached: a known family, embeddings frozen."""
-    if body.config.model_type not in RESUMABLE:
-        return False
-    return not any(p.requires_grad for p in cast(nn.Module, body.embeddings).parameters())
-
-
-def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 at tokens and a very negative number at padding, (M, 1, 1, L)."""
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)[
-        :, None, None
-    ]
-
-
-def layer_output(layer: nn.Module, hidden: Tensor, mask: Tensor) -> Tensor:
-    """One transformer layer; older transformers give a tuple, newer ones the tensor itself."""
-    output: Any = layer(hidden, attention_mask=mask)
-    return output[0] if isinstance(output, tuple) else output
-
-
 def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
-    """(M, L, h) to float32 (M, h): the mean over tokens, or the first token ("cls")."""
+    """(M, L, h) to float32 (M, h): the mean over tokens, the first token ("cls"), or the last one ("last").
+
+    Padding stands on the right; in a causal model no token sees it.
+    """
     if pooling == "cls":
         return hidden[:, 0].float()
+    if pooling == "last":
+        place = mask.long().sum(1).clamp_min(1) - 1
+        return hidden.gather(1, place[:, None, None].expand(-1, 1, hidden.shape[2]))[:, 0].float()
     weights = mask.unsqueeze(-1).float()
     return (hidden.float() * weights).sum(1) / weights.sum(1).clamp_min(1.0)

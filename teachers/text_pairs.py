@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
 
 from distill.data.dataset import Lists
+from distill.job import Batch
+from teachers.text_encoder import Texts
 
 WINDOW = 32  # batches within which pairs are sorted by length: padding shrinks, and batches stay mixed
 
@@ -59,3 +64,58 @@ def length_batches(
         window[:] = window[np.argsort(lengths[window], kind="stable")]
     batches = np.split(numbers[order], np.arange(1, count) * batch_size)
     return [batches[i] for i in rng.permutation(count)]
+
+
+@dataclass
+class PairBatches:
+    """Batches of pairs, as a `TextEncoder` takes them.
+
+    Attributes:
+        pairs: Positive pairs.
+        wordings: Tokens of each item's own text, then of its paraphrases, catalogue after catalogue.
+        log_popularity: Log-probability of meeting each item in a batch, (N,).
+        seed: With the numbers of a batch's pairs it decides what is drawn.
+        hard: Hard negatives of each item of a pair.
+        nearest: Candidates for them, best first, int64 (N, C).
+    """
+
+    pairs: Pairs
+    wordings: Texts
+    log_popularity: Tensor
+    seed: int
+    hard: int = 0
+    nearest: Tensor | None = None
+
+    def epoch(self, number: int, far_share: float, batch_size: int, most: int) -> list[np.ndarray]:
+        """Pair numbers of each batch of an epoch; at most `most` batches, 0 for all."""
+        rng = np.random.default_rng([self.seed, number])
+        numbers = self.pairs.epoch(far_share, rng)
+        lengths = self.wordings.lengths[self.pairs.items[numbers]].max(1)
+        batches = length_batches(numbers, lengths, batch_size, rng)
+        return batches[:most] if most else batches
+
+    def collate(self, numbers: np.ndarray) -> Batch:
+        """Each item of the batch's pairs once, and the pairs as rows of those."""
+        unique, inverse = np.unique(self.pairs.items[numbers], return_inverse=True)
+        items, rows = torch.from_numpy(unique), torch.from_numpy(inverse.reshape(-1, 2))
+        batch = {"left": rows[:, 0], "right": rows[:, 1]}
+        if self.hard:
+            items, batch["negatives"] = self._with_negatives(items, numbers)
+        batch |= self.wordings.batch(items + len(self.log_popularity) * self.wording(numbers, len(items)))
+        return batch | {"item": items, "log_popularity": self.log_popularity[items]}
+
+    def wording(self, numbers: np.ndarray, count: int) -> Tensor:
+        """Which wording each item of a batch shows, int64 (count,); 0 is its own text. The batch alone decides it."""
+        wordings = len(self.wordings) // len(self.log_popularity)
+        return torch.from_numpy(np.random.default_rng([self.seed, *numbers]).integers(0, wordings, count))
+
+    def _with_negatives(self, items: Tensor, numbers: np.ndarray) -> tuple[Tensor, Tensor]:
+        """A batch's items with hard negatives of each behind them, and the rows (M, H) of each item's negatives."""
+        assert self.nearest is not None, "mine first"
+        pool = self.nearest[items]
+        order = np.random.default_rng([self.seed, 1, *numbers]).random(pool.shape).argsort(1)[:, : self.hard]
+        drawn = pool.gather(1, torch.from_numpy(order))
+        whole = torch.cat([items, torch.from_numpy(np.setdiff1d(drawn.numpy(), items.numpy()))])
+        place = torch.zeros(len(self.log_popularity), dtype=torch.int64)
+        place[whole] = torch.arange(len(whole))
+        return whole, functional.pad(place[drawn], (0, 0, 0, len(whole) - len(items)))

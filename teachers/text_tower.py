@@ -1,29 +1,42 @@
-"""A BERT tower over item texts, fine-tuned so that items bought or watched one after the other come close."""
+"""A BERT or GPT tower over item texts, fine-tuned so that items taken one after the other come close."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distill.closed_form.interactions import decayed_sum
 from distill.data.contexts import ContextBatch
 from distill.data.dataset import TRAIN
 from distill.data.paraphrase import check_paraphrase, paraphrases
 from distill.errors import UserError
-from distill.job import Batch, Job
+from distill.job import Job
 from distill.progress import say
-from teachers.backbone import SCRATCH, freeze, fresh, open_backbone, scratch_backbone
-from teachers.closed_form import decayed_sum
+from teachers.adapters import add_lora, check_adapter, merge_lora
+from teachers.backbone import (
+    SCRATCH,
+    check_length,
+    freeze,
+    fresh,
+    layer_rates,
+    open_backbone,
+    scratch_backbone,
+    shorten,
+)
+from teachers.body_parts import resumable
+from teachers.hard_negatives import POOL, mine, together
+from teachers.precision import chosen_precision
 from teachers.protocol import Inputs
-from teachers.text_encoder import TextEncoder, encode, resumable, tokenise
-from teachers.text_pairs import Pairs, length_batches, neighbour_pairs
+from teachers.text_cache import TextCache, cached_vectors, model_digest
+from teachers.text_encoder import TextEncoder, encode, tokenise
+from teachers.text_pairs import PairBatches, neighbour_pairs
 from teachers.text_space import centred
-from teachers.text_vectors import tfidf_vectors
+from teachers.text_vectors import beside, mean_where, tfidf_vectors
 
 VECTORS = "item_vectors.safetensors"
 
@@ -36,7 +49,7 @@ class TextTower:
     def __init__(
         self,
         backbone: str = SCRATCH,
-        pooling: Literal["mean", "cls"] = "mean",
+        pooling: Literal["mean", "cls", "last"] = "mean",
         max_tokens: int = 48,
         temperature: float = 0.05,
         batch_size: int = 96,
@@ -45,8 +58,14 @@ class TextTower:
         learning_rate: float = 5e-5,
         weight_decay: float = 0.01,
         frozen_layers: int = 2,
+        keep_layers: int = 0,
+        layer_decay: float = 1.0,
+        adapter: dict[str, Any] | None = None,
+        gradient_checkpointing: bool = False,
         dropout: float | None = 0.0,
-        precision: Literal["bf16", "fp32"] = "bf16",
+        precision: Literal["auto", "bf16", "fp32"] = "auto",
+        smoothing: float = 0.0,
+        hard_negatives: int = 0,
         distance_two: float = 0.3,
         decay: float = 1.5,
         accumulation: int = 1,
@@ -54,6 +73,7 @@ class TextTower:
         patience: int = 0,
         checkpoint_steps: int = 0,
         cache_megabytes: int = 1024,
+        cache: bool = True,
         tfidf_share: float | None = None,
         tfidf_width: int = 128,
         vocabulary: int = 8000,
@@ -64,9 +84,9 @@ class TextTower:
         """Settings.
 
         Args:
-            backbone: A hub id, a local folder, `package:name/folder` (a folder inside an installed Python package), or
-                `scratch`: a small BERT and its tokenizer made from the item texts, where no weights are at hand.
-            pooling: Mean over tokens, or the first token.
+            backbone: An encoder or a decoder: a hub id, a local folder or GGUF file, `package:name/folder` (inside an
+                installed Python package), or `scratch`: a small BERT and its tokenizer made from the item texts.
+            pooling: Mean over tokens, the first token, or the last one (for decoders, whose last token alone saw all).
             max_tokens: Texts are cut to so many tokens.
             temperature: Divides the cosines in the contrastive loss.
             batch_size: Pairs a step, over all processes.
@@ -76,9 +96,18 @@ class TextTower:
             weight_decay: Of AdamW, for matrices.
             frozen_layers: The embeddings and so many lowest layers stay as they are; -1 trains everything. Ignored for
                 `scratch`, where random layers are not worth keeping.
+            keep_layers: The layers above the lowest so many are dropped; 0 keeps all. A decoder's top layers serve the
+                next token more than the meaning of the text.
+            layer_decay: Each layer learns at so many times the rate of the one above it.
+            adapter: `{rank: 8, alpha: 16, dropout: 0, targets: auto}`: low-rank adapters learn and the body stays; the
+                saved tower has them merged (needs `pip install taildistill[lora]`). Null trains the layers themselves.
+            gradient_checkpointing: Computes the layers anew in the backward pass: less memory, a third more time.
             dropout: Of the layers in training; null keeps the backbone's own. A few passes over short texts don't
                 overfit: without dropout an epoch is faster and its vectors are better.
-            precision: bf16 runs about four times as fast as fp32 where the processor knows it.
+            precision: auto is bf16 where the device has instructions for it (about four times as fast), else fp32.
+            smoothing: Share of the contrastive target that is spread evenly over the candidates.
+            hard_negatives: So many of the nearest items that no user had together with the anchor join its candidates;
+                found anew at each validation.
             distance_two: Pairs of items two places apart, as a share of the direct neighbours.
             decay: Time constant, in items, of the weights of a history's items in the score.
             accumulation: Batches a step.
@@ -86,6 +115,8 @@ class TextTower:
             patience: Evaluations without a gain before stopping; 0 never stops early.
             checkpoint_steps: Steps between checkpoints that a killed run resumes from; 0 for none.
             cache_megabytes: The frozen layers' output is kept for all texts where it fits in this; 0 never keeps it.
+            cache: With `epochs: 0`, vectors of texts are kept by the content of text and model in the folder that the
+                environment variable TAILDISTILL_CACHE names (~/.cache/taildistill), so a new item costs one encoding.
             tfidf_share: Share of TF-IDF vectors in the squared norm of the item vectors, 0 to 1; by default 0, and .5
                 for `scratch`, whose own vectors know little.
             tfidf_width: Dimensions of the TF-IDF vectors.
@@ -94,7 +125,7 @@ class TextTower:
                 paraphrases of it, each as often (`distill.data.paraphrase`); null for its own text alone.
 
         Raises:
-            UserError: `paraphrase` names no function, or has settings that the function doesn't have.
+            UserError: `paraphrase` or `adapter` has settings that don't exist, or a number is out of range.
         """
         self.backbone, self.pooling, self.max_tokens, self.temperature = backbone, pooling, max_tokens, temperature
         self.batch_size, self.epochs, self.max_steps = batch_size, epochs, max_steps
@@ -106,6 +137,11 @@ class TextTower:
         self.tfidf_share = tfidf_share if tfidf_share is not None else (0.5 if backbone == SCRATCH else 0.0)
         self.tfidf_width = tfidf_width
         self.vocabulary, self.hidden_size, self.layers = vocabulary, hidden_size, layers
+        self.keep_layers, self.layer_decay, self.adapter = keep_layers, layer_decay, check_adapter(adapter)
+        self.gradient_checkpointing, self.cache = gradient_checkpointing, cache
+        self.smoothing, self.hard_negatives = smoothing, hard_negatives
+        if not 0 < layer_decay <= 1 or not 0 <= smoothing < 1 or hard_negatives < 0:
+            raise UserError("text_tower: layer_decay is in (0, 1], smoothing in [0, 1), and hard_negatives from 0.")
         self.paraphrase = paraphrase
         if paraphrase is not None:
             check_paraphrase(paraphrase)
@@ -128,51 +164,60 @@ class TextTower:
             self.body, self.tokenizer = scratch_backbone(texts, *sizes, self.seed, self.dropout)
         else:
             self.body, self.tokenizer = open_backbone(self.backbone, self.dropout)
-        self._check_length()
-        freeze(self.body, self.frozen_layers)
+            shorten(self.body, self.keep_layers)
+            check_length(self.body, self.max_tokens)
+        self.numbers = chosen_precision(self.precision, self.device)
+        self.encoder = self._outfit()
         said = paraphrases(texts, self.paraphrase, self.seed) if self.paraphrase and self.epochs else []
         self.wordings = tokenise([*texts, *said], self.tokenizer, self.max_tokens)
-        popularity = torch.from_numpy(dataset.popularity).float().clamp_min(1)
-        self.log_popularity = (popularity / popularity.sum()).log()
-        self.encoder = TextEncoder(self.body, self.pooling, self.temperature)
-        self.pairs: Pairs = neighbour_pairs(dataset.lists(TRAIN, TRAIN))
+        self.pairs = neighbour_pairs(dataset.lists(TRAIN, TRAIN))
         self.tfidf = tfidf_vectors(texts, self.tfidf_width, self.seed) if self.tfidf_share > 0 else None
-        self._cache()
         self.texts = self.wordings.first(len(texts))
-        if self.job() is None:
+        if not self._trains():
+            self._set(self._encode_cached(texts))
+            return
+        self._keep_frozen()
+        self.texts = self.wordings.first(len(texts))
+        popularity = torch.from_numpy(dataset.popularity).float().clamp_min(1)
+        log_popularity = (popularity / popularity.sum()).log()
+        self.batches = PairBatches(self.pairs, self.wordings, log_popularity, self.seed, self.hard_negatives)
+        if self.hard_negatives:
+            self.known = together(dataset.lists(TRAIN, TRAIN), dataset.n_items)
             self._encode_alone()
 
     def job(self) -> Job | None:
         """Contrastive training on neighbouring items; None for 0 epochs or without a single pair."""
-        if self.epochs == 0 or len(self.pairs.items) == 0:
+        if not self._trains():
             return None
         return Job(
             model=self.encoder,
-            batches=self._batches,
-            collate=self._collate,
+            batches=lambda epoch: self.batches.epoch(epoch, self.distance_two, self.batch_size, self.max_steps),
+            collate=self.batches.collate,
             epochs=self.epochs,
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             accumulation=self.accumulation,
-            precision=self.precision,
+            precision=self.numbers,
             evaluations_per_epoch=self.evaluations_per_epoch,
             patience=self.patience,
             checkpoint_steps=self.checkpoint_steps,
             micro_batch=self.batch_size,
+            rate_scale=layer_rates(self.body, self.layer_decay, "body.") if self.layer_decay < 1 else None,
         )
 
     def refresh(self, model: nn.Module, accelerator: Any) -> None:
         """Encodes the catalogue with the (wrapped) model; each process of a launch takes its share of the texts."""
         share = (accelerator.process_index, accelerator.num_processes)
-        vectors = encode(model, self.texts, accelerator.device, self.precision == "bf16", share)
+        vectors = encode(model, self.texts, accelerator.device, self.numbers, share)
         self._set(accelerator.reduce(vectors.to(accelerator.device), "sum").cpu() if share[1] > 1 else vectors)
 
     def finish(self, weights: dict[str, Tensor]) -> None:
         """Puts the best weights into a fresh encoder (an engine may have split or rounded the old one) and encodes."""
         self.body = fresh(self.body)
-        freeze(self.body, self.frozen_layers)
-        self.encoder = TextEncoder(self.body, self.pooling, self.temperature)
+        self.encoder = self._outfit()
         self.encoder.load_state_dict(weights)
+        if self.adapter is not None:
+            merge_lora(self.body)
         self._encode_alone()
 
     def score(self, batch: ContextBatch) -> Tensor:
@@ -215,57 +260,54 @@ class TextTower:
             self.body, self.tokenizer = open_backbone(str(self.folder))
             self.encoder = TextEncoder(self.body, self.pooling, self.temperature)
         tokens = tokenise(texts, self.tokenizer, self.max_tokens)
-        return encode(self.encoder, tokens, self.device, self.precision == "bf16")
+        return encode(self.encoder, tokens, self.device, chosen_precision(self.precision, self.device))
 
-    def _batches(self, epoch: int) -> list[np.ndarray]:
-        rng = np.random.default_rng([self.seed, epoch])
-        numbers = self.pairs.epoch(self.distance_two, rng)
-        lengths = self.texts.lengths[self.pairs.items[numbers]].max(1)
-        batches = length_batches(numbers, lengths, self.batch_size, rng)
-        return batches[: self.max_steps] if self.max_steps else batches
+    def _trains(self) -> bool:
+        return self.epochs > 0 and len(self.pairs.items) > 0
 
-    def _collate(self, numbers: np.ndarray) -> Batch:
-        """Each item of the batch's pairs once, and the pairs as rows of those."""
-        unique, inverse = np.unique(self.pairs.items[numbers], return_inverse=True)
-        items, rows = torch.from_numpy(unique), torch.from_numpy(inverse.reshape(-1, 2))
-        batch = self.wordings.batch(items + len(self.texts) * self._wording(numbers, len(items)))
-        batch |= {"item": items, "log_popularity": self.log_popularity[items]}
-        return batch | {"left": rows[:, 0], "right": rows[:, 1]}
+    def _outfit(self) -> TextEncoder:
+        """Freezes what is not to train, adds adapters, and puts the pooling on top."""
+        if self.adapter is not None:
+            add_lora(self.body, self.adapter, self.frozen_layers, self.seed)
+        else:
+            freeze(self.body, self.frozen_layers)
+        if self.gradient_checkpointing:
+            self.body.gradient_checkpointing_enable({"use_reentrant": False})
+        return TextEncoder(self.body, self.pooling, self.temperature, self.smoothing)
 
-    def _wording(self, numbers: np.ndarray, count: int) -> Tensor:
-        """Which wording each item of a batch shows, int64 (count,); 0 is its own text. The batch alone decides it."""
-        wordings = len(self.wordings) // len(self.texts)
-        return torch.from_numpy(np.random.default_rng([self.seed, *numbers]).integers(0, wordings, count))
-
-    def _cache(self) -> None:
+    def _keep_frozen(self) -> None:
+        """Runs the frozen layers once for all, where their output fits."""
         if not resumable(self.body):
             return
-        width = 2 if self.precision == "bf16" else 4
-        megabytes = len(self.wordings.tokens) * self.body.config.hidden_size * width / 2**20
+        dtype = torch.bfloat16 if self.numbers == "bf16" else torch.float32
+        megabytes = len(self.wordings.tokens) * self.body.config.hidden_size * dtype.itemsize / 2**20
         if megabytes <= self.cache_megabytes:
-            dtype = torch.bfloat16 if self.precision == "bf16" else torch.float32
             self.encoder.cache_frozen(self.wordings, self.device, dtype)
 
     def _encode_alone(self) -> None:
-        self._set(encode(self.encoder.to(self.device), self.texts, self.device, self.precision == "bf16"))
+        self._set(encode(self.encoder.to(self.device), self.texts, self.device, self.numbers))
+
+    def _encode_cached(self, texts: list[str]) -> Tensor:
+        """Unit vectors of the catalogue by the backbone as it is; those of texts met before come from the cache."""
+        encoder = self.encoder.to(self.device)
+        if not self.cache or self.backbone == SCRATCH:
+            return encode(encoder, self.texts, self.device, self.numbers)
+        settings = [self.pooling, self.max_tokens, self.numbers]
+        return cached_vectors(
+            TextCache(model_digest(self.body, self.tokenizer, settings)),
+            texts,
+            lambda rows: encode(encoder, self.texts.take(rows), self.device, self.numbers),
+        )
 
     def _set(self, vectors: Tensor) -> None:
         """Unit vectors, the mean for items without text, TF-IDF beside them where wanted."""
-        vectors[self.empty] = vectors[~self.empty].mean(0)
-        vectors = functional.normalize(vectors, dim=-1)
+        vectors = functional.normalize(mean_where(self.empty, vectors), dim=-1)
         if self.tfidf is not None:
-            words = self.tfidf.clone()
-            words[self.empty] = words[~self.empty].mean(0)
-            parts = (1 - self.tfidf_share) ** 0.5 * vectors, self.tfidf_share**0.5 * functional.normalize(words, dim=-1)
-            vectors = torch.cat(parts, dim=1)
+            words = functional.normalize(mean_where(self.empty, self.tfidf), dim=-1)
+            vectors = beside(vectors, words, self.tfidf_share)
         self._serve(vectors)
+        if self.hard_negatives and self.epochs:
+            self.batches.nearest = mine(vectors, self.known, POOL * self.hard_negatives)
 
     def _serve(self, vectors: Tensor) -> None:
         self.vectors, self.table = vectors, centred(vectors)
-
-    def _check_length(self) -> None:
-        longest = getattr(self.body.config, "max_position_embeddings", None)
-        if longest is not None and self.max_tokens > longest:
-            raise UserError(
-                f"text_tower: max_tokens is {self.max_tokens}, but the backbone reads at most {longest} tokens."
-            )

@@ -27,3 +27,18 @@ def tfidf_vectors(texts: list[str], width: int, seed: int) -> Tensor:
         return functional.normalize(torch.from_numpy(counts.toarray()), dim=-1)
     reduced = TruncatedSVD(width, random_state=seed).fit_transform(counts)
     return functional.normalize(torch.from_numpy(reduced.astype(np.float32)), dim=-1)
+
+
+def mean_where(empty: Tensor, vectors: Tensor) -> Tensor:
+    """Vectors (N, d) in which the marked rows (N,) are the mean of the others."""
+    return torch.where(empty[:, None], vectors[~empty].mean(0), vectors)
+
+
+def beside(vectors: Tensor, words: Tensor, share: float) -> Tensor:
+    """Two kinds of unit vectors (N, d) and (N, e) joined to unit vectors (N, d + e).
+
+    Args:
+        vectors, words: Of the same N items.
+        share: Of the squared norm that `words` gets, 0 to 1.
+    """
+    return torch.cat([(1 - share) ** 0.5 * vectors, share**0.5 * words], dim=1)

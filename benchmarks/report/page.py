@@ -8,6 +8,7 @@ import hashlib
 from benchmarks.report import details, sections
 from benchmarks.report.assets import SCRIPT, STYLE
 from benchmarks.report.changes import change_section
+from benchmarks.report.head_tables import head_section
 from benchmarks.report.html import Html, tag
 from benchmarks.report.shape import Report, arranged, is_number
 from benchmarks.report.speed import speed_section
@@ -24,6 +25,7 @@ SECTIONS = (
     ("speed", "Speed", speed_section),
     ("segments", "Segments", sections.segment_section),
     ("changes", "Items", change_section),
+    ("heads", "Heads", head_section),
     ("examples", "Examples", details.example_section),
     ("export", "Export", details.export_section),
     ("curves", "Training", sections.curve_section),

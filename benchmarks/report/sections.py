@@ -160,11 +160,19 @@ def gate_section(report: Report) -> Html | None:
             ),
             ("Significance", p_value(gate.get("p_value"))),
         ]
+    if gate.get("budget"):
+        pairs.append(("Tuning", f"up to {gate['budget']['trials']} trials a baseline, on validation"))
     pairs += [(f"Weight of {name}", number(value, 2)) for name, value in weights.items()]
     baselines = record_table("Teacher against each baseline", "Baseline", gate.get("baselines") or {})
+    tail = record_table("Teacher against each baseline on the tail", "Baseline", tail_rows(gate))
     strata = record_table("Teacher gate by stratum", "Stratum", gate.get("strata") or {})
     note = "A teacher is worth distilling only if it beats every baseline on held-out users."
-    return section("gate", "Teacher gate", facts(pairs), baselines, strata, note=note)
+    return section("gate", "Teacher gate", facts(pairs), baselines, tail, strata, note=note)
+
+
+def tail_rows(gate: Mapping[str, Any]) -> Mapping[str, Any]:
+    """By baseline, the teacher's lead on long-tail items; empty where `distill gate` wasn't run."""
+    return (gate.get("tail") or {}).get("baselines") or {}
 
 
 def plot_section(report: Report) -> Html | None:

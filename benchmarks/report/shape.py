@@ -42,7 +42,9 @@ LABELS = {
     "popularity": "Popularity",
     "itemknn": "ItemKNN",
     "ease": "EASE",
+    "ials": "iALS",
     "sasrec": "SASRec",
+    "lightgcn": "LightGCN",
     "student_onnx_fp32": "ONNX fp32",
     "student_onnx_int8": "ONNX int8",
 }

@@ -25,7 +25,7 @@ from benchmarks.report.shape import (
     speed_up,
     teacher_scenario,
 )
-from benchmarks.report.text import duration, number, p_value, percent, signed_percent, size, times
+from benchmarks.report.text import duration, number, p_value, percent, signed, signed_percent, size, times
 
 
 def verdict(report: Report) -> str:
@@ -35,7 +35,8 @@ def verdict(report: Report) -> str:
 
 def verdict_sentences(report: Report) -> list[str]:
     """The verdict, one sentence each; what was not measured is left out, the gate never is."""
-    parts = [gate_sentence(report), overall_sentence(report), tail_sentence(report), cost_sentence(report)]
+    kept = [solved_sentence(report)] if report.get("closed_form") else [overall_sentence(report), tail_sentence(report)]
+    parts = [gate_sentence(report), *kept, cost_sentence(report)]
     return [part for part in parts if part]
 
 
@@ -44,6 +45,8 @@ def gate_sentence(report: Report) -> str:
     gate = report.get("teacher_gate")
     if not gate or "passed" not in gate:
         return "The teacher gate was not run: nothing here shows that this teacher is worth distilling."
+    if gate.get("budget"):
+        return full_gate_sentence(gate)
     teacher = metric(find_model(report, TEACHER), OVERALL)
     rival = label(gate["best_baseline"]) if gate.get("best_baseline") else "the best baseline"
     margin = f"{number(abs(gate['margin']))} " if is_number(gate.get("margin")) else ""
@@ -59,6 +62,47 @@ def gate_sentence(report: Report) -> str:
     return f"The teacher passes the gate{own}, {margin}above {rival}{proof}{noise}."
 
 
+def full_gate_sentence(gate: Mapping[str, Any]) -> str:
+    """The result of `distill gate`: tuned baselines, intervals, and the tail apart."""
+    rival = worst(gate["baselines"], gate["best_baseline"])
+    won, row = gate["passed"], gate["baselines"][rival]
+    side = "above" if row["difference"] >= 0 else "below"
+    lead = (
+        f"{metric_title(OVERALL)} {number(gate['teacher'])} is {number(abs(row['difference']))} {side} {label(rival)}'s"
+    )
+    noise = "" if won or row["high"] < 0 else ", which is inside the noise"
+    trials = gate["budget"]["trials"]
+    tuned = f"each of the {len(gate['baselines'])} baselines tuned on validation in up to {trials} trials"
+    first = f"The teacher {'passes' if won else 'does NOT pass'} the gate, {tuned}: its {lead}{difference(row)}{noise}."
+    return f"{first} {tail_gate_sentence(gate)}".strip()
+
+
+def tail_gate_sentence(gate: Mapping[str, Any]) -> str:
+    """The gate on the tail; empty where no user has a tail item."""
+    tail = gate.get("tail")
+    if not tail:
+        return ""
+    rival = worst(tail["baselines"], tail["best_baseline"])
+    row = tail["baselines"][rival]
+    side = "above" if row["difference"] >= 0 else "below"
+    noise = ", inside the noise" if row["low"] <= 0 <= row["high"] else ""
+    return (
+        f"On long-tail items its {metric_title(OVERALL)} {number(tail['teacher'])} is {number(abs(row['difference']))} "
+        f"{side} {label(rival)}'s{difference(row)}{noise}."
+    )
+
+
+def worst(baselines: Mapping[str, Any], best: str) -> str:
+    """The baseline to name: the best one, unless another is the one that the teacher's lead isn't proven against."""
+    unproven = [name for name, row in baselines.items() if not row["low"] > 0]
+    return best if best in unproven or not unproven else min(unproven, key=lambda name: baselines[name]["difference"])
+
+
+def difference(row: Mapping[str, Any]) -> str:
+    """The interval of a difference in brackets."""
+    return f" (95% interval {signed(row['low'])} to {signed(row['high'])}, {p_value(row['p_value'])})"
+
+
 def overall_sentence(report: Report) -> str:
     """Retention and gain over the same student trained without distillation."""
     kept = (report.get("distillation") or {}).get(OVERALL) or {}
@@ -70,6 +114,16 @@ def overall_sentence(report: Report) -> str:
     if is_number(kept.get("gain")):
         parts.append(f"{gain_words(kept)} the same student trained without distillation{gain_evidence(kept)}")
     return f"The student {' and '.join(parts)}." if parts else ""
+
+
+def solved_sentence(report: Report) -> str:
+    """In place of retention and gain, for a student that no teacher taught."""
+    own, teacher = metric(find_model(report, STUDENT), OVERALL), metric(find_model(report, TEACHER), OVERALL)
+    values = f", {metric_title(OVERALL)} {number(own)} to the teacher's {number(teacher)}" if own is not None else ""
+    return (
+        f"The student is solved in closed form and learns from no teacher{values}; the undistilled student is the same "
+        "model."
+    )
 
 
 def tail_sentence(report: Report) -> str:

@@ -22,6 +22,8 @@ from distill.config.schedule import Schedule, value_at
 from distill.config.scores import Scores
 from distill.config.student import Fit, Loss
 from distill.config.teacher import Fusion, Teacher
+from distill.config.tune import Tune
+from distill.config.user_side import Head, UserSide
 
 __all__ = [
     "CONTROLS",
@@ -36,6 +38,7 @@ __all__ = [
     "Fusion",
     "Grid",
     "GridStudent",
+    "Head",
     "Loss",
     "Privacy",
     "Run",
@@ -44,6 +47,8 @@ __all__ = [
     "Spec",
     "Split",
     "Teacher",
+    "Tune",
+    "UserSide",
     "apply_override",
     "build_section",
     "check_loss_settings",

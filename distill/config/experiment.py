@@ -13,6 +13,8 @@ from distill.config.run import Run, Spec
 from distill.config.scores import Scores
 from distill.config.student import Control, Fit, Loss
 from distill.config.teacher import Teacher
+from distill.config.tune import Tune
+from distill.config.user_side import Head, UserSide
 
 
 @dataclass(frozen=True)
@@ -25,11 +27,15 @@ class Config:
     teacher: Teacher = field(default_factory=Teacher)
     scores: Scores = field(default_factory=Scores)
     student: Spec = field(default_factory=lambda: Spec("hybrid_cf"))
+    control_student: Spec = field(default_factory=lambda: Spec(""))
+    user_side: UserSide = field(default_factory=UserSide)
+    heads: dict[str, Head] = field(default_factory=dict)
     losses: list[Loss] = field(default_factory=lambda: [Loss("cross_entropy")])
     control_losses: list[Loss] = field(default_factory=lambda: [Loss("cross_entropy")])
     fit: Fit = field(default_factory=Fit)
     control_fit: Fit = field(default_factory=Fit)
     control: Control = ""
+    tune: Tune = field(default_factory=Tune)
     export: Export = field(default_factory=Export)
     benchmark: Benchmark = field(default_factory=Benchmark)
     source: str = ""

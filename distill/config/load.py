@@ -21,7 +21,7 @@ from distill.plugins import check_arguments, describe, matches, nearest
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Reads a YAML experiment and applies `a.b=value` overrides (values are YAML).
+    """Reads a YAML experiment and applies overrides: `a.b=value` (values are YAML), `@file` (sections laid over).
 
     Raises:
         UserError: The file is missing or isn't YAML; a key is unknown; a value has the wrong type.
@@ -29,7 +29,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     path = Path(path)
     tree = read_tree(path)
     for override in overrides:
-        apply_override(tree, override)
+        if override.startswith("@"):
+            lay_over(tree, read_tree(Path(override[1:])))
+        else:
+            apply_override(tree, override)
     return dataclasses.replace(from_tree(tree, source=str(path)), overrides=tuple(overrides))
 
 
@@ -72,6 +75,16 @@ def load_grid(path: str | Path) -> Grid:
 def parse(text: str) -> Any:
     """Reads YAML. Unlike YAML 1.1 it takes `1e-3` for a number, as people who write learning rates do."""
     return _Loader(text).get_single_data()
+
+
+def lay_over(tree: dict[str, Any], sections: dict[str, Any]) -> None:
+    """Lays sections over a nested dict in place, key by key; lists and the students are replaced whole."""
+    for key, value in sections.items():
+        own = tree.get(key)
+        if isinstance(value, dict) and isinstance(own, dict) and key not in ("student", "control_student"):
+            lay_over(own, value)
+        else:
+            tree[key] = value
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:
@@ -196,8 +209,17 @@ def _check(config: Config) -> None:
         except UserError as error:
             raise UserError(f"teacher.members.{name}: {error}") from error
     check_arguments("student", config.student.name, config.student.arguments, PROVIDED["student"])
+    if config.control_student.name:
+        spec = config.control_student
+        check_arguments("student", spec.name, spec.arguments, PROVIDED["student"])
     for loss in (*config.losses, *config.control_losses):
         check_loss_settings(loss)
+    for name in config.heads:
+        if not HEAD_NAME.fullmatch(name):
+            raise UserError(f"heads: '{name}' can't name a head; use letters, digits and '_'.")
+    for key, share in (("user_side.dropout", config.user_side.dropout), ("fit.empty_share", config.fit.empty_share)):
+        if not 0 <= share < 1:
+            raise UserError(f"'{key}' is {share}, expected a share from 0 to below 1.")
     if 1.0 not in config.scores.temperatures:
         raise UserError(
             f"'scores.temperatures' is {config.scores.temperatures}, expected 1.0 among them: losses read the mass of "
@@ -234,6 +256,7 @@ _Loader.add_implicit_resolver(
 )
 
 CONTROLS = [word for word in typing.get_args(Control) if word]
+HEAD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 MEMBER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 # Constructor parameters that the pipeline supplies; a config can't set them.

@@ -26,6 +26,7 @@ class Scores:
         similar: What makes items similar: how often they are near each other in train, or the words of their texts.
         max_prefixes: At most so many (the latest) prefixes of a synthetic sequence become contexts.
         budget: Contexts that the teacher is asked about: a share below 1, or a number; 0 or 1 for all.
+        price_per_hour: Price of an hour of the machine that scores, in any currency; 0 leaves it out.
         select: Which ones, where the budget doesn't reach for all (`distill.data.select`).
     """
 
@@ -47,4 +48,5 @@ class Scores:
     similar: Literal["cooccurrence", "text"] = "cooccurrence"
     max_prefixes: int = 5
     budget: float = 0.0
+    price_per_hour: float = 0.0
     select: Literal["uniform", "uncertainty", "tail_first", "diversity"] = "uniform"

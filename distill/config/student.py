@@ -54,6 +54,10 @@ class Fit:
     An epoch is a random sample of at most `rows_per_epoch` contexts (0: all), which bounds the time on large data.
     `teacher: live` asks the teacher anew for each batch in place of the store, which gives losses its whole rows.
     `kinds` keeps only those contexts of the transfer set ("real", "drop", "rollout", ...; empty: all).
+    `windows` trains on stretches of so many consecutive contexts of a user in one pass, from labels alone; 0 takes
+    contexts one by one. `order: shuffled` gives each user's events a new random order in every epoch, for data without.
+    `optimiser` other than AdamW moves the rows of a batch's items alone, in item tables.
+    `empty_share` of the labelled contexts of a batch are shown without their history, for users without one.
     """
 
     epochs: int = 5
@@ -70,3 +74,7 @@ class Fit:
     precision: Literal["fp32", "bf16"] = "fp32"
     teacher: Literal["store", "live"] = "store"
     kinds: list[str] = field(default_factory=list)
+    empty_share: float = 0.0
+    windows: int = 0
+    order: Literal["given", "shuffled"] = "given"
+    optimiser: Literal["adamw", "rowwise_adagrad", "rowwise_adam", "sparse_adam"] = "adamw"

@@ -7,9 +7,10 @@ Each check raises AssertionError with a text that says what was wrong. None need
 model none takes more than a second or two.
 """
 
+from distill.contracts.closed_form import check_closed_form
 from distill.contracts.loss import check_loss
 from distill.contracts.member import check_member, check_reload
 from distill.contracts.representation import check_loss_module
 from distill.contracts.student import check_student
 
-__all__ = ["check_loss", "check_loss_module", "check_member", "check_reload", "check_student"]
+__all__ = ["check_closed_form", "check_loss", "check_loss_module", "check_member", "check_reload", "check_student"]

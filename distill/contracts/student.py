@@ -20,7 +20,7 @@ MakeStudent = Callable[[int, Tensor | None], nn.Module]
 
 
 def check_student(make: MakeStudent, n_items: int = N_ITEMS) -> None:
-    """The contract of `students.protocol.Student`.
+    """The contract of `students.protocol.Student` and, where there is a `correction`, of `PairwiseStudent`.
 
     Args:
         make: (n_items, item_vectors) to a new student; item_vectors is float (N, T) or None.
@@ -29,7 +29,8 @@ def check_student(make: MakeStudent, n_items: int = N_ITEMS) -> None:
     Raises:
         AssertionError: Wrong shapes or types; a result that depends on padding, on the other rows of the batch, or on
             chance in evaluation mode; no finite answer for a new user; nothing that training can reach; a state that
-            safetensors can't carry; other weights from the same seed.
+            safetensors can't carry; other weights from the same seed; corrections of some items that differ from those
+            of all.
     """
     for text in (None, torch.randn(n_items, TEXT_WIDTH, generator=torch.Generator().manual_seed(1))):
         torch.manual_seed(0)
@@ -43,9 +44,11 @@ def check_student(make: MakeStudent, n_items: int = N_ITEMS) -> None:
         _check_encoding(student, n_items)
         _check_gradients(student, n_items)
         _check_state(student, partial(make, n_items, text), n_items)
+        if hasattr(student, "correction"):
+            _check_pairs(student, n_items)
 
 
-def _histories(n_items: int, rows: int = 5, length: int = 6) -> Tensor:
+def histories(n_items: int, rows: int = 5, length: int = 6) -> Tensor:
     """Right-aligned histories (B, L) of 0, 1, …, L items, padded with n_items."""
     drawn = torch.stack(
         [torch.randperm(n_items, generator=torch.Generator().manual_seed(r))[:length] for r in range(rows)]
@@ -55,13 +58,16 @@ def _histories(n_items: int, rows: int = 5, length: int = 6) -> Tensor:
 
 
 def _check_shapes(student: Any, n_items: int) -> None:
-    history = _histories(n_items)
+    history = histories(n_items)
     query, table, bias = student.encode(history), student.item_table(), student.item_bias()
     require(
         table.ndim == 2 and table.shape[0] == n_items, f"item_table() is {tuple(table.shape)}, expected ({n_items}, D)"
     )
     wanted = (len(history), table.shape[1])
-    require(tuple(query.shape) == wanted, f"encode() is {tuple(query.shape)}, expected (B, D) = {wanted}")
+    fits = query.shape == wanted
+    if hasattr(student, "correction"):
+        fits = query.ndim == 2 and len(query) == len(history) and query.shape[1] >= table.shape[1]
+    require(fits, f"encode() is {tuple(query.shape)}, expected (B, D) = {wanted}")
     require(tuple(bias.shape) == (n_items,), f"item_bias() is {tuple(bias.shape)}, expected ({n_items},)")
     for name, value in (("encode()", query), ("item_table()", table), ("item_bias()", bias)):
         require(value.is_floating_point(), f"{name} is {value.dtype}, expected a floating-point type")
@@ -71,7 +77,7 @@ def _check_shapes(student: Any, n_items: int) -> None:
 @torch.no_grad()
 def _check_encoding(student: Any, n_items: int) -> None:
     student.eval()
-    history = _histories(n_items)
+    history = histories(n_items)
     query = student.encode(history)
     require_close(student.encode(history), query, "encode() in evaluation mode isn't deterministic")
     padded = torch.cat([torch.full((len(history), 3), n_items), history], 1)
@@ -82,19 +88,22 @@ def _check_encoding(student: Any, n_items: int) -> None:
         require_close(
             student.encode(history[row : row + 1])[0], query[row], "encode() of a row depends on the rest of the batch"
         )
-    longer = student.encode(_histories(n_items, length=11))
+    longer = student.encode(histories(n_items, length=11))
     require(bool(torch.isfinite(longer).all()), "encode() isn't finite for longer histories")
 
 
 def _check_gradients(student: Any, n_items: int) -> None:
     """A step on a labelled batch must lower the loss, and must keep every gradient finite."""
     student.eval()  # without dropout, so that the loss before and after a step are of one function
-    history, label = _histories(n_items), torch.arange(5) % n_items
+    history, label = histories(n_items), torch.arange(5) % n_items
     trainable = [p for p in student.parameters() if p.requires_grad]
     require(bool(trainable), "the student has no trainable parameter")
 
     def loss() -> Tensor:
-        scores = student.encode(history) @ student.item_table().T + student.item_bias()
+        state, table = student.encode(history), student.item_table()
+        scores = state[:, : table.shape[1]] @ table.T + student.item_bias()
+        if hasattr(student, "correction"):
+            scores = scores + student.all_corrections(state)
         return nn.functional.cross_entropy(scores, label)
 
     before = loss()
@@ -129,8 +138,30 @@ def _check_state(student: Any, again: Callable[[], nn.Module], n_items: int) -> 
         other.load_state_dict(load_file(path))
     other.eval()
     student.eval()
-    history = _histories(n_items)
+    history = histories(n_items)
     with torch.no_grad():
         require_close(other.encode(history), student.encode(history), "encode() differs after saving and loading")
         require_close(other.item_table(), student.item_table(), "item_table() differs after saving and loading")
         require_close(other.item_bias(), student.item_bias(), "item_bias() differs after saving and loading")
+
+
+def _check_pairs(student: Any, n_items: int) -> None:
+    """Some corrections and all of them must agree, in value and in the gradient of the state."""
+    student.eval()
+    require(getattr(student, "candidates", 0) >= 1, "student.candidates is the number of items to rerank, 1 or more")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():  # a correction that starts at zero would agree with anything
+        saved = [p.clone() for p in student.parameters()]
+        for parameter in student.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator).to(parameter))
+    state = student.encode(histories(n_items)).detach().requires_grad_(True)
+    items = torch.stack([torch.randperm(n_items, generator=generator)[:4] for _ in range(len(state))])
+    some, every = student.correction(state, items), student.all_corrections(state)
+    require(tuple(every.shape) == (len(state), n_items), f"all_corrections() is {tuple(every.shape)}, expected (B, N)")
+    require_close(every.gather(1, items), some, "correction() and all_corrections() differ")
+    (of_some,) = torch.autograd.grad(some.sum(), state)
+    (of_every,) = torch.autograd.grad(every.gather(1, items).sum(), state)
+    require_close(of_every, of_some, "the gradients of correction() and all_corrections() differ")
+    with torch.no_grad():
+        for parameter, value in zip(student.parameters(), saved, strict=True):
+            parameter.copy_(value)

@@ -58,14 +58,14 @@ class Attributes:
     def matrix(self) -> np.ndarray:
         """All attributes side by side, float32 (R, F): standardised numbers (0 where missing), shares of categories.
 
-        An attribute with more than 256 values gives columns to the 256 most frequent alone.
+        An attribute with more than 256 values gives columns to the 256 most frequent alone; see `columns`.
         """
         columns = []
         for name, about in self.statistics()["numeric"].items():
             columns.append(np.nan_to_num((self.numbers[name] - about["mean"]) / (about["std"] or 1.0))[:, None])
         for lists in self.lists.values():
             counts = np.bincount(lists.items)
-            kept = np.sort(np.argsort(-counts, kind="stable")[:MOST_VALUES])
+            kept = _frequent(counts)
             place = np.full(len(counts), -1)
             place[kept] = np.arange(len(kept))
             block = np.zeros((len(lists), len(kept)), np.float32)
@@ -74,6 +74,22 @@ class Attributes:
             block[rows, place[lists.items[inside]]] = 1.0 / lists.lengths[rows]
             columns.append(block)
         return np.concatenate(columns, axis=1).astype(np.float32)
+
+    def columns(self) -> list[dict[str, Any]]:
+        """What the columns of `matrix` hold, in their order: name, mean and std of a number; name and values."""
+        numeric = self.statistics()["numeric"]
+        found: list[dict[str, Any]] = [
+            {"name": name, "mean": about["mean"], "std": about["std"] or 1.0} for name, about in numeric.items()
+        ]
+        for name, lists in self.lists.items():
+            kept = _frequent(np.bincount(lists.items))
+            found.append({"name": name, "values": [self.vocabularies[name][code] for code in kept]})
+        return found
+
+
+def _frequent(counts: np.ndarray) -> np.ndarray:
+    """Codes of the most frequent values, in the order of the codes."""
+    return np.sort(np.argsort(-counts, kind="stable")[:MOST_VALUES])
 
 
 @dataclass(frozen=True)

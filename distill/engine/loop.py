@@ -22,7 +22,9 @@ from torch import Tensor, nn
 
 from distill.engine.accelerator import build_whole, configure_deepspeed, start_tracking, stop_tracking
 from distill.engine.checkpoint import Progress, load_checkpoint, save_checkpoint, save_tensors
+from distill.engine.faults import memory_said
 from distill.engine.local import Local
+from distill.engine.optimisers import clip_gradients, has_rows, make_optimiser
 from distill.engine.preemption import TERMINATED, sigterm_noted
 from distill.errors import UserError
 from distill.job import Job
@@ -40,12 +42,22 @@ def one_cycle(step: int, total: int, warmup: float) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1, total - rise))))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: matrices with weight decay, vectors and scalars without."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    matrices, rest = [p for p in trainable if p.ndim > 1], [p for p in trainable if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return [g for g in groups if g["params"]]
+def parameter_groups(
+    model: nn.Module, weight_decay: float, rate_scale: Callable[[str], float] | None = None
+) -> list[dict[str, Any]]:
+    """Trainable parameters by weight decay (matrices have it, vectors and scalars don't) and factor on the rate.
+
+    Each group holds its factor as `rate_scale`; the largest factor comes first.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            scale = rate_scale(name) if rate_scale else 1.0
+            groups.setdefault((-scale, parameter.ndim <= 1), []).append(parameter)
+    return [
+        {"params": found, "weight_decay": 0.0 if vector else weight_decay, "rate_scale": -scale}
+        for (scale, vector), found in sorted(groups.items(), key=lambda group: group[0])
+    ]
 
 
 def share(rows: np.ndarray, accelerator: Accelerator | Local) -> np.ndarray:
@@ -109,7 +121,8 @@ def fit(
     with _tracking(accelerator, label), _sigterm(job) as stop_asked:
         run = _start(job, accelerator, folder, evaluate, label, steps, stop_asked)
         while not run.progress.done:
-            _epoch(run)
+            with memory_said(label, folder):
+                _epoch(run)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
     if isinstance(accelerator, Accelerator):
@@ -147,8 +160,8 @@ def _start(
     # Every process starts from the stage's seed; their dropout must differ all the same.
     if accelerator.num_processes > 1:
         torch.manual_seed(torch.initial_seed() + accelerator.process_index)
-    groups = parameter_groups(job.model, job.weight_decay)
-    optimizer: Any = torch.optim.AdamW(groups, lr=job.learning_rate, betas=(0.9, job.beta2), eps=1e-8, fused=True)
+    groups = parameter_groups(job.model, job.weight_decay, job.rate_scale)
+    optimizer: Any = make_optimiser(job, groups, accelerator.distributed_type == DistributedType.DEEPSPEED)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         configure_deepspeed(accelerator, job)
     model, optimizer = accelerator.prepare(job.model, optimizer)
@@ -203,7 +216,7 @@ def _train(run: _Run, rows: np.ndarray, group: int, last: bool) -> None:
     alone = contextlib.nullcontext() if last or run.deepspeed else accelerator.no_sync(run.model)
     rate = job.learning_rate * one_cycle(run.progress.step, run.steps, job.warmup)
     for parameters in run.optimizer.param_groups:
-        parameters["lr"] = rate
+        parameters["lr"] = rate * parameters.get("rate_scale", 1.0)
     with alone:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
             named = run.model(batch)
@@ -215,7 +228,9 @@ def _train(run: _Run, rows: np.ndarray, group: int, last: bool) -> None:
         else:
             accelerator.backward(named["loss"] / group)
     if last and not run.deepspeed:
-        if job.clip:
+        if job.clip and has_rows(run.model.parameters()):
+            clip_gradients(run.model.parameters(), job.clip)
+        elif job.clip:
             accelerator.clip_grad_norm_(run.model.parameters(), job.clip)
         run.optimizer.step()
         run.optimizer.zero_grad()

@@ -79,6 +79,7 @@ def write_bundle(
     graphs: Mapping[str, Mapping[str, Path]] | None = None,
     others: Sequence[Path] = (),
     features: Mapping[str, Any] | None = None,
+    user: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes items.json and bundle.json beside model files that are there already.
 
@@ -93,6 +94,7 @@ def write_bundle(
         graphs: Further graphs ("scores", "query") by variant.
         others: Further files that belong to the bundle.
         features: Statistics of the features that the student reads, where it reads any.
+        user: What it knows of users besides histories, see `distill.export.users`; without any the key is left out.
 
     Returns:
         What bundle.json says.
@@ -143,5 +145,10 @@ def write_bundle(
         "item_vocabulary": dataset.item_vocabulary,
         "environment": environment(),
     }
+    if not dim:
+        del about["outputs"]["query"]
+    if user:
+        about["user"] = dict(user)
+        about["inputs"]["user"] = "float32 (batch, dim), added to the query; may be left out"
     write_json(folder / BUNDLE, about)
     return about

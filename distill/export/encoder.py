@@ -7,7 +7,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -72,15 +72,34 @@ def trace_encoder(student: Exportable, max_length: int) -> onnx.ModelProto:
     example = torch.full((2, min(longest, 8)), student.n_items, dtype=torch.int64)
     example[:, -2:] = 0
     sizes = {"history": {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=longest)}}
+    return traced(student, _Encoder(student), {"history": example}, sizes, "query", "user.")
+
+
+def traced(
+    student: Any, module: nn.Module, inputs: dict[str, Tensor], sizes: dict[str, Any], output: str, prefix: str
+) -> onnx.ModelProto:
+    """A module of a student as a stripped graph with everything that no input reaches computed beforehand.
+
+    Args:
+        student: For messages.
+        module: Its forward takes the inputs in their order and gives one tensor.
+        inputs: Examples by name.
+        sizes: Dynamic sizes by name of the input.
+        output: Name of the result.
+        prefix: Before the names of all inner values, so that graphs can be joined.
+
+    Raises:
+        UserError: It can't be exported.
+    """
     with _quiet():
         try:
             program = torch.onnx.export(
-                _Encoder(student).eval(),
-                (example,),
+                module.eval(),
+                tuple(inputs.values()),
                 dynamo=True,
                 dynamic_shapes=sizes,
-                input_names=["history"],
-                output_names=["query"],
+                input_names=list(inputs),
+                output_names=[output],
                 opset_version=OPSET,
                 external_data=False,
                 verbose=False,
@@ -90,7 +109,7 @@ def trace_encoder(student: Exportable, max_length: int) -> onnx.ModelProto:
         assert program is not None  # None is what a deprecated way of calling returns
         optimizer.fold_constants(program.model, input_size_limit=NO_LIMIT, output_size_limit=NO_LIMIT)
         optimizer.remove_unused_nodes(program.model)
-    _rename(program.model, "user.")
+    _rename(program.model, prefix)
     return fold(strip(onnx_ir.to_proto(program.model)))
 
 
@@ -208,7 +227,7 @@ def _plain_tensor(tensor: onnx.TensorProto) -> onnx.TensorProto:
     return onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor), tensor.name)
 
 
-def _explain(student: Exportable, error: BaseException) -> str:
+def _explain(student: Any, error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

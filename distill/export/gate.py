@@ -73,6 +73,7 @@ def compare(
     contexts: Callable[[np.ndarray], ContextBatch],
     cases: Cases,
     limits: Export,
+    listed: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> dict[str, Figures]:
     """Compares exported graphs with the torch student on the same histories.
 
@@ -82,9 +83,11 @@ def compare(
         contexts: The histories and seen items of case rows.
         cases: Validation cases.
         limits: What is tolerated.
+        listed: Torch scores (b, N) by which torch's lists are made, where those aren't `score`: with -inf for what the
+            first of two stages doesn't find.
     """
     places = min(K, cases.n_items)
-    wanted = rank(score, cases, places)
+    wanted = rank(listed or score, cases, places)
     before = evaluate(_ten(wanted), cases, METRICS)
     results = {}
     for variant, graph in graphs.items():

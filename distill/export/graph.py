@@ -44,6 +44,7 @@ class Traced:
         bias: Item biases, -inf for padding, (N + 1,).
         measured: What the layers and the table are multiplied with; {} without histories.
         histories: Real histories (Q, L), padded on the left with N, by which roundings are calibrated.
+        users: Whether what is known of a user is added to the query.
     """
 
     encoder: onnx.ModelProto
@@ -51,6 +52,7 @@ class Traced:
     bias: np.ndarray
     measured: Measured
     histories: np.ndarray | None
+    users: bool = False
 
     @property
     def dim(self) -> int:
@@ -76,7 +78,7 @@ def trace(student: Exportable, max_length: int, histories: np.ndarray | None = N
     if histories is not None and len(histories):
         measured = {**measure_moments(encoder, histories), ITEM_VECTORS: item_moments(table)}
     rows, biases = np.pad(table, ((0, 1), (0, 0))), np.append(bias, np.float32(-np.inf))
-    return Traced(encoder, rows, biases, measured, histories)
+    return Traced(encoder, rows, biases, measured, histories, bool(getattr(student, "user_width", 0)))
 
 
 def build_graphs(
@@ -90,7 +92,8 @@ def build_graphs(
 
     Returns:
         Complete graphs by variant. Inputs `history` (B, L), `seen` (B, S) and `k` (1,), all int64 with items padded by
-        N; outputs `ids` (B, k) int64 with -1 where fewer than k items are left, `scores` (B, k) and `query` (B, D).
+        N, and of a student with a user side `user` (B, D) float32, which may be left out; outputs `ids` (B, k) int64
+        with -1 where fewer than k items are left, `scores` (B, k) and `query` (B, D).
 
     Raises:
         UserError: A variant is unknown, or the student can't be exported.
@@ -120,11 +123,15 @@ def build_graph(variant: Variant, traced: Traced) -> onnx.ModelProto:
         nodes.insert(0, helper.make_node("Cast", [f"{BIAS}.half"], [BIAS], to=TensorProto.FLOAT))
     else:
         tensors[BIAS] = biases
-    return assemble(small, (nodes, {**stored.tensors, **tensors}))
+    return assemble(small, (nodes, {**stored.tensors, **tensors}), traced.users)
 
 
-def assemble(encoder: onnx.ModelProto, head: Head) -> onnx.ModelProto:
-    """Encoder, head (from `query` to `all_scores`), seen mask and top k in one checked graph."""
+def assemble(encoder: onnx.ModelProto, head: Head, users: bool = False) -> onnx.ModelProto:
+    """Encoder, head (from `query` to `all_scores`), seen mask and top k in one checked graph.
+
+    With `users` it has the input `user` (B, D), which is added to the query. Its default, zeros (1, D), is an
+    initializer of the same name, so a caller may leave it out.
+    """
     nodes, weights = head
     weights = weights | {"never": np.array(-np.inf, np.float32), "no_item": np.array(-1, np.int64)}
     make = helper.make_node
@@ -138,10 +145,17 @@ def assemble(encoder: onnx.ModelProto, head: Head) -> onnx.ModelProto:
     ]
     dim = encoder.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     info, whole, real = helper.make_tensor_value_info, TensorProto.INT64, TensorProto.FLOAT
+    user = [info("user", real, ["users", dim])] if users else []
+    weights |= {"user": np.zeros((1, dim), np.float32)} if users else {}
     graph = helper.make_graph(
-        [*encoder.graph.node, *nodes, *tail],
+        [*(_with_user(encoder) if users else encoder.graph.node), *nodes, *tail],
         "student",
-        [info("history", whole, ["batch", "length"]), info("seen", whole, ["batch", "seen"]), info("k", whole, [1])],
+        [
+            info("history", whole, ["batch", "length"]),
+            info("seen", whole, ["batch", "seen"]),
+            info("k", whole, [1]),
+            *user,
+        ],
         [info("ids", whole, ["batch", "k"]), info("scores", real, ["batch", "k"]), info("query", real, ["batch", dim])],
         [*encoder.graph.initializer, *(numpy_helper.from_array(value, name) for name, value in weights.items())],
     )
@@ -151,6 +165,18 @@ def assemble(encoder: onnx.ModelProto, head: Head) -> onnx.ModelProto:
     model.producer_name = "taildistill"
     onnx.checker.check_model(model)
     return model
+
+
+def _with_user(encoder: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The encoder's nodes, with the user's vector added to what they call the query."""
+    nodes = []
+    for old in encoder.graph.node:
+        node = onnx.NodeProto()
+        node.CopyFrom(old)
+        for names in (node.input, node.output):
+            names[:] = ["history_query" if name == "query" else name for name in names]
+        nodes.append(node)
+    return [*nodes, helper.make_node("Add", ["history_query", "user"], ["query"])]
 
 
 def _check_query(student: Exportable, encoder: onnx.ModelProto, dim: int) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distill.errors import UserError
+from distill.objectives.reading import picked
 from distill.soft.target import SoftTarget
 
 NOTHING = -1e30  # a score without weight in any softmax; finite, so that rows of nothing else stay free of nan
@@ -24,7 +25,7 @@ class TeacherList:
         student: Student scores (B, K); 0 where there is none.
         valid: Where there is an item that the student doesn't mask (B, K).
         weights: Weight of each item (B, K); 1 where the target gives none.
-        unseen: Number of items that the student doesn't mask (B,).
+        scores: All student scores (B, N), seen items masked with -inf.
     """
 
     items: Tensor
@@ -32,7 +33,12 @@ class TeacherList:
     student: Tensor
     valid: Tensor
     weights: Tensor
-    unseen: Tensor
+    scores: Tensor
+
+    @property
+    def unseen(self) -> Tensor:
+        """Number of items that the student doesn't mask (B,)."""
+        return (~self.scores.isneginf()).sum(-1)
 
     @property
     def answered(self) -> Tensor:
@@ -54,7 +60,7 @@ class TeacherList:
         """The items at the places (B, C) of the list."""
         columns = (self.items, self.teacher, self.student, self.valid, self.weights)
         items, teacher, student, valid, weights = (column.gather(1, place) for column in columns)
-        return TeacherList(items, teacher, student, valid, weights, self.unseen)
+        return TeacherList(items, teacher, student, valid, weights, self.scores)
 
 
 def teacher_list(scores: Tensor, target: SoftTarget, loss: str) -> TeacherList:
@@ -68,7 +74,7 @@ def teacher_list(scores: Tensor, target: SoftTarget, loss: str) -> TeacherList:
             f"The loss {loss} needs a teacher's scores; 'control_losses' trains without a teacher. Move it to 'losses'."
         )
     items = target.items.clamp_min(0)
-    student = scores.gather(1, items)
+    student = picked(scores, target.items)
     valid = (target.items >= 0) & ~student.isneginf()
     weights = torch.ones_like(student) if target.weights is None else target.weights.to(scores.dtype)
     return TeacherList(
@@ -77,7 +83,7 @@ def teacher_list(scores: Tensor, target: SoftTarget, loss: str) -> TeacherList:
         student=student.masked_fill(~valid, 0.0),
         valid=valid,
         weights=weights.detach(),
-        unseen=(~scores.isneginf()).sum(-1),
+        scores=scores,
     )
 
 
@@ -154,15 +160,6 @@ def estimated_rank(scores: Tensor, wanted: Tensor, samples: int) -> Tensor:
     ordered = scores.sort(-1).values
     not_above = torch.searchsorted(ordered, wanted.detach().contiguous(), right=True)
     return 1 + n_items * (1 - not_above.to(scores.dtype) / scores.shape[1])
-
-
-def log_total(scores: Tensor) -> Tensor:
-    """log-sum-exp over the catalogue (B,), finite (and without a gradient) where everything is masked."""
-    total = scores.logsumexp(-1)
-    empty = total.isneginf()
-    if bool(empty.any()):
-        total = scores.masked_fill(empty[:, None], 0.0).logsumexp(-1)
-    return total
 
 
 def _best(values: Tensor, count: int) -> Tensor:

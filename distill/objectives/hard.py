@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from distill.objectives.candidates import NOTHING, draw_negatives, mean_over, mean_within
+from distill.objectives.reading import is_shared, log_total, picked
 from distill.soft.target import SoftTarget
 
 
@@ -42,6 +43,8 @@ def cross_entropy(scores: Tensor, target: SoftTarget, smoothing: float = 0.0, lo
     labelled = target.label >= 0
     if not bool(labelled.any()):
         return scores[:0].sum()  # 0, with a gradient of 0; multiplying by 0 would make nan of the masked -inf
+    if not (logit_adjustment or smoothing) and (is_shared(scores) or bool(labelled.all())):
+        return mean_over(log_total(scores) - picked(scores, target.label[:, None])[:, 0], labelled)
     if not bool(labelled.all()):
         scores = scores[labelled]
     label = target.label[labelled]
@@ -94,21 +97,63 @@ def sampled_softmax(
     """
     if negatives <= 0:
         return cross_entropy(scores, target)
-    n_items = scores.shape[1]
-    if proposal == "uniform":
-        share = torch.full((n_items,), 1 / n_items, dtype=scores.dtype, device=scores.device)
-    else:
-        assert target.popularity is not None, "the proposal 'popularity' needs the items' popularity"
-        share = target.popularity.to(scores.dtype) + 0.5 / n_items
-        share = share / share.sum()
-    drawn = torch.multinomial(share, negatives, replacement=True)
+    drawn, share = draw_items(scores.shape[1], negatives, proposal, target, scores)
     label, own, labelled = _labels(scores, target)
     others = scores.index_select(1, drawn) - (negatives * share[drawn]).log()
     others = others.masked_fill((drawn == label[:, None]) | others.isneginf(), NOTHING)
     return mean_over(torch.cat([own[:, None], others], 1).logsumexp(-1) - own, labelled)
 
 
-def bpr(scores: Tensor, target: SoftTarget, negatives: int = 1) -> Tensor:
+def draw_items(n_items: int, count: int, proposal: str, target: SoftTarget, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Items drawn with replacement (count,) and the proposal's probabilities (N,), of the type and device of `like`."""
+    if proposal == "uniform":
+        share = torch.full((n_items,), 1 / n_items, dtype=like.dtype, device=like.device)
+        return torch.randint(n_items, (count,), device=like.device), share
+    assert target.popularity is not None, "the proposal 'popularity' needs the items' popularity"
+    share = target.popularity.to(like.dtype) + 0.5 / n_items
+    share = share / share.sum()
+    return torch.multinomial(share, count, replacement=True), share
+
+
+def in_batch_softmax(scores: Tensor, target: SoftTarget) -> Tensor:
+    """Cross-entropy with the other labels of the batch as the negatives, corrected for how often each is a label.
+
+    L = -s_y + log(e^{s_y} + sum_{c, y_c != y} e^{s_{y_c}} / (B Q(y_c))), over the B labelled contexts c of the batch, Q
+    the train share: what `sampled_softmax` estimates, from draws that are there anyway.
+
+    References:
+        Yi et al. 2019, "Sampling-bias-corrected neural modeling for large corpus item recommendations", eq. 3 and 4.
+
+    Requirements:
+        Seen items masked with -inf in `scores`. Batches of some hundred contexts at least.
+
+    Inputs:
+        scores: Student scores (B, N).
+        target: Uses `label` and `popularity`.
+
+    Relations:
+        `sampled_softmax` with the proposal "popularity" and B draws, but for the labels being the draws.
+
+    Returns:
+        The mean over labelled contexts; 0 where there are none.
+
+    Example:
+        >>> target = SoftTarget(torch.tensor([0, 1]), popularity=torch.tensor([0.5, 0.5]))
+        >>> round(float(in_batch_softmax(torch.zeros(2, 2), target)), 4)  # log 2
+        0.6931
+    """
+    assert target.popularity is not None, "in_batch_softmax needs the items' popularity"
+    label, own, labelled = _labels(scores, target)
+    drawn = target.label[target.label >= 0]
+    if not len(drawn):
+        return scores[:0].sum()
+    share = target.popularity.to(scores.dtype)[drawn].clamp_min(torch.finfo(torch.float32).tiny)
+    others = scores.index_select(1, drawn) - (len(drawn) * share).log()
+    others = others.masked_fill((drawn == label[:, None]) | others.isneginf(), NOTHING)
+    return mean_over(torch.cat([own[:, None], others], 1).logsumexp(-1) - own, labelled)
+
+
+def bpr(scores: Tensor, target: SoftTarget, negatives: int = 1, shared: bool = False) -> Tensor:
     """Bayesian personalised ranking: the label above items that the context hasn't met.
 
     L = mean_j -log sigmoid(s_y - s_j).
@@ -123,6 +168,7 @@ def bpr(scores: Tensor, target: SoftTarget, negatives: int = 1) -> Tensor:
         scores: Student scores (B, N).
         target: Uses `label`.
         negatives: Items j drawn uniformly for each context; 0 takes all.
+        shared: Draw them once for the whole batch: one matrix product, so that hundreds cost little more than a few.
 
     Relations:
         `soft_bpr` with a teacher that is certain (p = 1) of the label is this loss.
@@ -136,7 +182,13 @@ def bpr(scores: Tensor, target: SoftTarget, negatives: int = 1) -> Tensor:
         0.6931
     """
     label, own, labelled = _labels(scores, target)
-    others, usable = _other_scores(scores, label, labelled, negatives)
+    if shared and negatives > 0:
+        drawn = torch.randint(scores.shape[1], (negatives,), device=scores.device).unique()
+        others = scores.index_select(1, drawn)
+        usable = ~others.isneginf() & (drawn != label[:, None])
+        others = others.masked_fill(~usable, 0.0)
+    else:
+        others, usable = _other_scores(scores, label, labelled, negatives)
     return mean_over(mean_within(softplus(others - own[:, None]), usable), labelled & usable.any(-1))
 
 
@@ -175,7 +227,7 @@ def bce(scores: Tensor, target: SoftTarget, negatives: int = 1) -> Tensor:
 def _labels(scores: Tensor, target: SoftTarget) -> tuple[Tensor, Tensor, Tensor]:
     """Labels (B,), the student's scores of them (B,), and which contexts have one that isn't masked (B,)."""
     label = target.label.clamp_min(0)
-    own = scores.gather(1, label[:, None])[:, 0]
+    own = picked(scores, target.label[:, None])[:, 0]
     labelled = (target.label >= 0) & ~own.isneginf()
     return label, own.masked_fill(~labelled, 0.0), labelled
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from distill.errors import UserError
-from distill.objectives.candidates import NOTHING, TeacherList, contains, log_total, mean_over, teacher_list
+from distill.objectives.candidates import NOTHING, TeacherList, contains, mean_over, teacher_list
+from distill.objectives.reading import log_total
 from distill.soft.target import SoftTarget
 
 Direction = Literal["forward", "reverse", "jsd"]

@@ -57,8 +57,11 @@ class Mutual(nn.Module):
 
     def forward(self, representation: Representation, target: SoftTarget) -> Tensor:
         """The sum of both directions and the peer's own loss, a mean over contexts."""
-        query = self.peer.encode(representation.history)
-        scores = functional.linear(query, self.peer.item_table(), self.peer.item_bias()).float()
+        state, table = self.peer.encode(representation.history), self.peer.item_table()
+        query = state[:, : table.shape[1]]
+        scores = functional.linear(query, table, self.peer.item_bias()).float()
+        if hasattr(self.peer, "all_corrections"):
+            scores = scores + self.peer.all_corrections(state)
         scores = mask_seen(scores, representation.seen)
         both = kl(scores.detach(), representation.scores) + kl(representation.scores.detach(), scores)
         return both + self.peer_labels * cross_entropy(scores, target)

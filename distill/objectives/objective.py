@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +12,13 @@ from torch.nn import functional
 
 from distill.config import Loss, value_at
 from distill.job import Batch
+from distill.objectives.by_rows import RowScores, by_rows
 from distill.objectives.knowledge import Knowledge, Representation
+from distill.objectives.reading import read_together
 from distill.objectives.term import Term
 from distill.soft.target import SoftTarget
-from distill.tensors import mask_seen
+from distill.tensors import mask_seen, query_of
+from distill.windows import seen_of
 
 SOFT = ("items", "scores", "logz", "tail_items", "tail_scores", "tail_logq", "hidden", "dense")
 MOMENTUM = 0.98  # of the running means that balance terms: about the last 50 steps
@@ -49,6 +53,7 @@ class Objective(nn.Module):
         self.student = student
         self.terms = nn.ModuleList(Term(loss, knowledge) for loss in losses)
         self.names = _unique([loss.name.rpartition(":")[2] for loss in losses])
+        self.forms = _forms(self.terms, student)
         self.steps = steps
         self.temperatures = {name: tuple(t) for name, t in (temperatures or {}).items()}
         self.register_buffer("strata", knowledge.strata, persistent=False)
@@ -68,26 +73,85 @@ class Objective(nn.Module):
         The run's teacher answers under the names of SoftTarget's fields, another one under "<teacher>/<field>".
         """
         progress = min(1.0, float(self.step) / self.steps) if self.steps else 0.0
-        query, table, bias = self.student.encode(batch["history"]), self.student.item_table(), self.student.item_bias()
-        scores = mask_seen(functional.linear(query, table, bias).float(), batch["seen"])
-        representation = Representation(query, table, bias, scores, batch["history"], batch["seen"])
+        state = self._query(batch)
+        if self.forms:
+            return self._by_rows(state, batch, progress)
+        table, bias = self.student.item_table(), self.student.item_bias()
+        query = state[:, : table.shape[1]]
+        scores = functional.linear(query, table, bias).float()
+        if hasattr(self.student, "all_corrections"):  # a student of pairs: what it adds to the dot products
+            scores = scores + self.student.all_corrections(state)
+        scores = _masked(scores, batch)
+        seen = batch["window_seen"] if "window_seen" in batch else batch["seen"]
+        representation = Representation(query, table, bias, scores, batch["history"], seen)
         side = scores
         if self.side is not None:
-            side = mask_seen(functional.linear(self.side(query), table, self.side_bias).float(), batch["seen"])
+            side_bias = torch.where(bias.isneginf(), bias, self.side_bias)  # what the student leaves out stays out
+            side = _masked(functional.linear(self.side(query), table, side_bias).float(), batch)
+        with read_together([scores] if side is scores else [scores, side], self._lists(batch)):
+            named, parts = self._term_losses(scores, side, representation, batch, progress)
+        for name, (weight, value) in self._head_losses(query, table, batch).items():
+            named[name] = value
+            parts.append(weight * value)
+        if self.training:
+            self.step += 1
+        return {**named, "loss": torch.stack(parts).sum() if parts else 0.0 * query.sum()}
+
+    def _term_losses(
+        self, scores: Tensor, side: Tensor, representation: Representation, batch: Batch, progress: float
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Each term's loss by name, and the weighted parts of the total."""
         named: dict[str, Tensor] = {}
         parts: list[Tensor] = []
         for number, (name, term) in enumerate(zip(self.names, self.terms, strict=True)):
             assert isinstance(term, Term)
             weight = value_at(term.loss.weight, progress)
             if not weight:
-                named[name] = query.new_zeros(())
+                named[name] = scores.new_zeros(())
                 continue
             value = term(side if term.auxiliary else scores, representation, self._target(batch, term, progress))
             named[name] = value
             parts.append(weight * self._balance(number, term, value) * value)
+        return named, parts
+
+    def _lists(self, batch: Batch) -> list[Tensor]:
+        """What the terms pick of the scores: the labels, and each teacher's lists."""
+        teachers = dict.fromkeys(term.loss.teacher for term in self.terms if isinstance(term, Term))
+        lists = [batch.get(f"{teacher}/items" if teacher else "items") for teacher in teachers]
+        return [batch["label"][:, None], *(found for found in lists if found is not None)]
+
+    def _by_rows(self, query: Tensor, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """The losses where none needs more than some items' rows: the catalogue's size costs nothing."""
+        bias = self.student.item_bias()
+        if getattr(self.student, "by_rows", False) and self.training:
+            rows = self.student.item_rows
+        else:
+            rows = partial(_rows_of, self.student.item_table())
+        scores = RowScores(query.float(), rows, bias, seen_of(batch, len(bias)))
+        named: dict[str, Tensor] = {}
+        parts: list[Tensor] = []
+        for number, (name, term, form) in enumerate(zip(self.names, self.terms, self.forms, strict=True)):
+            assert isinstance(term, Term)
+            settings = {key: value_at(value, progress) for key, value in term.loss.arguments.items()}
+            named[name] = form(scores, self._target(batch, term, progress), **settings)
+            weight = value_at(term.loss.weight, progress)
+            parts.append(weight * self._balance(number, term, named[name]) * named[name])
         if self.training:
             self.step += 1
-        return {**named, "loss": torch.stack(parts).sum() if parts else 0.0 * query.sum()}
+        return {**named, "loss": torch.stack(parts).sum()}
+
+    def _query(self, batch: Batch) -> Tensor:
+        if "window_first" in batch:
+            queries: Tensor = self.student.encode_windows(
+                batch["history"], len(batch["label"]) // len(batch["window_first"])
+            )
+            return queries
+        return query_of(self.student, batch["history"], batch.get("user"))
+
+    def _head_losses(self, query: Tensor, table: Tensor, batch: Batch) -> dict[str, tuple[float, Tensor]]:
+        """Weight and loss of the student's heads beside the ranking, where it has any."""
+        heads = getattr(self.student, "head_losses", None)
+        return heads(query, table, batch) if heads is not None else {}
 
     def _target(self, batch: Batch, term: Term, progress: float) -> SoftTarget:
         teacher = term.loss.teacher
@@ -109,6 +173,27 @@ class Objective(nn.Module):
         if not term.loss.balance or number == 0 or float(self.sizes[number]) <= 0:
             return 1.0
         return float(self.sizes[0] / self.sizes[number])
+
+
+def _forms(terms: Any, student: Any) -> list[Callable[..., Tensor]]:
+    """Each loss in its form that needs rows alone; [] where one of them, or the student, needs the whole catalogue."""
+    if hasattr(student, "all_corrections") or getattr(student, "heads", None) is not None:
+        return []
+    plain = [not (term.loss.gate or term.loss.strata or term.auxiliary) for term in terms]
+    forms = [by_rows(term.function, term.loss.arguments) for term in terms]
+    found = [form for form in forms if form is not None]
+    return found if all(plain) and len(found) == len(forms) else []
+
+
+def _rows_of(table: Tensor, items: Tensor) -> Tensor:
+    return functional.embedding(items, table)
+
+
+def _masked(scores: Tensor, batch: Batch) -> Tensor:
+    """Scores (B, N), -inf at seen items, in place."""
+    if "window_seen" in batch:
+        return seen_of(batch, scores.shape[1]).mask(scores)  # type: ignore[union-attr]
+    return mask_seen(scores, batch["seen"])
 
 
 def _unique(names: Sequence[str]) -> list[str]:

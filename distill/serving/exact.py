@@ -36,11 +36,14 @@ class ExactGraph:
         check_file(path, None if hashes is None else hashes.get(ENCODER, "none"))
         return cls(open_session(path.read_bytes(), threads), CertifiedIndex.open(folder, hashes, threads))
 
-    def top(self, history: np.ndarray, seen: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def top(
+        self, history: np.ndarray, seen: np.ndarray, k: int, user: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The exact best k items of each history; arguments and results as in `Graph.top`."""
-        found = self.search(history, seen, k)
+        found = self.search(history, seen, k, user)
         return found.ids, found.scores
 
-    def search(self, history: np.ndarray, seen: np.ndarray, k: int) -> Found:
+    def search(self, history: np.ndarray, seen: np.ndarray, k: int, user: np.ndarray | None = None) -> Found:
         """The same, with what is known of each list."""
-        return self.index.search(self.session.run(["query"], {"history": history})[0], k, seen)
+        query = self.session.run(["query"], {"history": history})[0]
+        return self.index.search(query if user is None else query + user, k, seen)

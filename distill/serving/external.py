@@ -40,23 +40,23 @@ def _external(message: memoryview, kind: str, depth: int) -> Iterator[str]:
     if kind == "tensor":
         yield from _locations(message)
         return
-    for number, value in _fields(message):
+    for number, value in fields(message):
         if number in INSIDE[kind] and isinstance(value, memoryview):
             yield from _external(value, INSIDE[kind][number], depth + 1)
 
 
 def _locations(tensor: memoryview) -> list[str]:
     names, external = [], False
-    for number, value in _fields(tensor):
+    for number, value in fields(tensor):
         external |= number == DATA_LOCATION and value == EXTERNAL
         if number == ENTRIES and isinstance(value, memoryview):
-            entry = {n: bytes(v) for n, v in _fields(value) if isinstance(v, memoryview)}
+            entry = {n: bytes(v) for n, v in fields(value) if isinstance(v, memoryview)}
             if entry.get(KEY) == b"location":
                 names.append(entry.get(VALUE, b"").decode(errors="replace"))
     return names or ["(unnamed)"] * external
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Fields of a protocol-buffer message: numbers as int, everything with a length as a view."""
     place = 0
     while place < len(message):

@@ -17,6 +17,7 @@ from distill.serving.catalogue import Catalogue
 from distill.serving.exact import VARIANT, ExactGraph
 from distill.serving.scan_files import ENCODER
 from distill.serving.session import Graph
+from distill.serving.users import UserInputs, tilted_popularity
 
 BUNDLE = "bundle.json"
 FORMAT = 1
@@ -32,12 +33,14 @@ class Bundle:
         variant: The loaded variant.
         items: Ids, titles and popularity of the items.
         graph: The loaded graph.
+        users: What it knows of users, of a student with a user side; else None.
     """
 
     about: dict[str, Any]
     variant: str
     items: Catalogue
     graph: Graph | ExactGraph
+    users: UserInputs | None = None
 
     @classmethod
     def open(cls, folder: str | Path, variant: str = "", threads: int = 1) -> Bundle:
@@ -61,13 +64,16 @@ class Bundle:
             raise UserError(
                 f"{folder} has no variant '{variant}'; it has {', '.join(names)}. Add it to export.variants."
             )
+        users = None
+        if about.get("user"):
+            users = UserInputs.read(about["user"], lambda name: checked(folder, name, about["files"]))
         if variant == VARIANT:
             checked(folder, about["items"], about["files"])
             exact = ExactGraph.open(folder, about["files"], threads)
-            return cls(about, variant, Catalogue.read(folder / about["items"]), exact)
+            return cls(about, variant, Catalogue.read(folder / about["items"]), exact, users)
         model_name, items_name = about["variants"][variant]["file"], about["items"]
         model, _ = (checked(folder, name, about["files"]) for name in (model_name, items_name))
-        return cls(about, variant, Catalogue.read(folder / items_name), Graph(model, about["n_items"], threads))
+        return cls(about, variant, Catalogue.read(folder / items_name), Graph(model, about["n_items"], threads), users)
 
     @cached_property
     def n_items(self) -> int:
@@ -80,21 +86,28 @@ class Bundle:
         return self.about["max_length"]
 
     def recommend(
-        self, histories: Histories, k: int | None = None, seen: Histories | None = None
+        self,
+        histories: Histories,
+        k: int | None = None,
+        seen: Histories | None = None,
+        users: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The best k items for each history.
 
         Args:
             histories: Item indices of each history, oldest first, of any lengths. Only the last `max_length` are read.
-                An empty one gets the most popular items, with their train interactions as scores.
+                An empty one gets the most popular items, with their train interactions as scores; where something is
+                known of its user, log(1 + train interactions) + weight * (what the user's vector adds to an item).
             k: Places in each list; the bundle's own k by default.
             seen: Items never listed, for each history; by default the items of the history itself.
+            users: What is known of each user, from `Bundle.users`, float32 (B, 2 D); zeros for someone unknown.
 
         Returns:
             ids int64 (B, k), best first, -1 where fewer than k items are left, and scores float32 (B, k), -inf there.
 
         Raises:
-            UserError: k is below 1, an index is out of range, or `seen` has another number of rows.
+            UserError: k is below 1, an index is out of range, `seen` or `users` has another number of rows, or the
+                student has no user side.
         """
         k = self._length(k)
         if seen is not None and len(seen) != len(histories):
@@ -107,16 +120,29 @@ class Bundle:
         history = np.ascontiguousarray(whole[:, -self.max_length :])
         masked = whole if seen is None else self._rectangle(seen, "list of seen items")
         places = min(k, self.n_items)
-        ids, scores = self.graph.top(history, masked, places)
-        empty = np.flatnonzero(whole[:, -1] == self.n_items)
-        for row in empty:
+        empty = whole[:, -1] == self.n_items
+        if users is None:
+            ids, scores = self.graph.top(history, masked, places)
+        else:
+            known, cold = self._known(users, len(history))
+            ids, scores = self.graph.top(history, masked, places, known)
+            asked = np.flatnonzero(empty & cold.any(1)) if self.answers_empty else np.zeros(0, np.int64)
+            ids[asked], scores[asked] = self._without_history(cold[asked], masked[asked], places)
+            empty[asked] = False
+        for row in np.flatnonzero(empty):
             ids[row], scores[row] = self._popular(masked[row], places)
         return _widened(ids, scores, k) if places < k else (ids, scores)
 
     def recommend_one(
-        self, history: Sequence[int] | np.ndarray, k: int | None = None, seen: Sequence[int] | np.ndarray | None = None
+        self,
+        history: Sequence[int] | np.ndarray,
+        k: int | None = None,
+        seen: Sequence[int] | np.ndarray | None = None,
+        user: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The best k items for one history: what `recommend` gives for it, on the fastest road.
+
+        `user` is what is known of the user, from `Bundle.users`, float32 (2 D,).
 
         Returns:
             ids int64 (k,) and scores float32 (k,).
@@ -124,6 +150,9 @@ class Bundle:
         Raises:
             UserError: As `recommend`.
         """
+        if user is not None:
+            ids, scores = self.recommend([history], k, None if seen is None else [seen], np.asarray(user)[None])
+            return ids[0], scores[0]
         k = self._length(k)
         whole = self._row(history, "history")
         masked = whole if seen is None else self._row(seen, "list of seen items")
@@ -134,6 +163,43 @@ class Bundle:
                 ids, scores = _widened(ids, scores, k)
             return ids[0], scores[0]
         return self._popular(masked[0], k)
+
+    @property
+    def answers_empty(self) -> bool:
+        """Whether what is known of a user without a history counts: validation found that it helps."""
+        return self.users is not None and self.users.empty_weight > 0
+
+    def _without_history(self, users: np.ndarray, seen: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Lists (E, k) of users (E, D) of whom nothing but their vectors is known: popularity, tilted by these."""
+        assert self.users is not None
+        if not len(users):
+            return np.zeros((0, k), np.int64), np.zeros((0, k), np.float32)
+        everyone = np.concatenate([users, np.zeros_like(users[:1])])
+        history = np.full((len(everyone), 1), self.n_items, np.int64)
+        nothing = np.empty((len(everyone), 0), np.int64)
+        ids, scores = self.graph.top(history, nothing, self.n_items, everyone)
+        whole = np.full((len(everyone), self.n_items + 1), -np.inf, np.float32)
+        np.put_along_axis(whole, np.where(ids >= 0, ids, self.n_items), scores, axis=1)
+        tilted = tilted_popularity(self.items.popularity, whole[:-1, :-1], whole[-1:, :-1], self.users.empty_weight)
+        for row, items in zip(tilted, seen, strict=True):
+            row[items[items < self.n_items]] = -np.inf
+        best = np.argsort(-tilted, axis=1, kind="stable")[:, :k]
+        values = np.take_along_axis(tilted, best, axis=1)
+        return np.where(np.isfinite(values), best, -1), values
+
+    def _known(self, users: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        if self.users is None:
+            raise UserError(
+                "This bundle's student reads histories alone, but something about users was given. Train it with a "
+                "section user_side, or leave it out."
+            )
+        users, dim = np.asarray(users, np.float32), self.about["student"]["dim"]
+        if users.shape != (rows, 2 * dim):
+            raise UserError(
+                f"What is known of users has the shape {users.shape}, expected {(rows, 2 * dim)}: a row a history, "
+                "from Bundle.users.vector."
+            )
+        return np.ascontiguousarray(users[:, :dim]), np.ascontiguousarray(users[:, dim:])
 
     def _length(self, k: int | None) -> int:
         k = self.about["k"] if k is None else k

@@ -17,6 +17,7 @@ from distill.errors import UserError
 from distill.soft.store import ABSENT, Store
 from distill.tensors import mask_seen
 
+SELECTED_BY_NUMPY = 8192  # columns up to which numpy selects the largest
 WHOLE = 1_000_000  # longest history a teacher is asked about: nothing is cut
 Ask = Callable[[ContextBatch], Tensor]
 
@@ -178,13 +179,29 @@ def top_answers(scores: Tensor, k: int, temperatures: Sequence[float]) -> dict[s
 
     Rows with fewer than k unseen items are padded with item -1.
     """
-    best = scores.topk(k, dim=1)
-    missing = best.values.isneginf()
+    values, items = largest(scores, k)
+    missing = values.isneginf()
     return {
-        "items": best.indices.masked_fill(missing, -1),
-        "scores": best.values.masked_fill(missing, ABSENT),
-        "logz": torch.stack([(scores / t).logsumexp(-1) for t in temperatures], 1),
+        "items": items.masked_fill(missing, -1),
+        "scores": values.masked_fill(missing, ABSENT),
+        "logz": torch.stack([(scores if t == 1 else scores / t).logsumexp(-1) for t in temperatures], 1),
     }
+
+
+def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row (B, N), best first, and where they are, int64; equal ones in any order.
+
+    Up to some thousand columns numpy's selection takes half the time of torch's on a CPU.
+    """
+    if scores.device.type != "cpu" or not k < scores.shape[1] <= SELECTED_BY_NUMPY:
+        best = scores.topk(k, dim=1)
+        return best.values, best.indices
+    array = scores.detach().numpy()
+    items = np.argpartition(array, array.shape[1] - k, axis=1)[:, -k:]
+    values = np.take_along_axis(array, items, 1)
+    order = np.argsort(-values, axis=1, kind="stable")
+    found = np.take_along_axis(values, order, 1), np.take_along_axis(items, order, 1)
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
 
 def check_k(k: int, n_items: int) -> None:

@@ -135,6 +135,10 @@ def sample_report() -> dict[str, Any]:
             "not_measured": {"teacher_live_catalogue": "Encoding the whole catalogue would take about 40 s a call."},
         },
         "latency": sample_latency(),
+        "heads": {
+            "rating": {"events": 2020, "student": {"mae": 0.7412, "rmse": 0.9431}, "mean": {"mae": 0.95, "rmse": 1.12}},
+            "like": {"events": 2020, "student": {"log_loss": 0.6123, "auc": 0.7431}},
+        },
         "item_changes": {
             "lost": [_change("Quiet Harbour 3 (1983)", 9, 4), _change("Quiet Harbour <4> & more", 5, 3)],
             "gained": [_change("Quiet Harbour 7 (1987)", 1, 6)],
@@ -198,7 +202,7 @@ def minimal_report() -> dict[str, Any]:
     """The same without any optional key: what the pipeline always writes, nothing else."""
     report = sample_report()
     optional = ("examples", "curves", "exposure", "export_gate", "stages", "settings", "teacher", "transfer_set")
-    for key in (*optional, "machine", "latency", "item_changes"):
+    for key in (*optional, "machine", "latency", "heads", "item_changes"):
         del report[key]
     for model in report["models"]:
         model.pop("segments", None)

@@ -17,6 +17,7 @@ PAGE = ROOT / "docs" / "configuration.md"
 PLAIN = {int: "integer", float: "number", str: "text", bool: "true/false"}
 LISTS = {str: "list of texts", float: "list of numbers", int: "list of integers", Loss: "list of losses"}
 NOT_SETTABLE = {"source", "overrides"}
+KINDS = {"Members": "teacher", "Students": "student", "Losses": "loss", "Paraphrases": "paraphrase"}
 PLUGINS = [(kind, name) for kind, table in TABLES.items() for name in table]
 
 
@@ -70,24 +71,25 @@ def test_control_fit_follows_fit_unless_it_is_given():
 
 
 def plugin_tables():
-    """Settings tables under "## Plug-ins", by the name that the line before each begins with."""
+    """Settings tables under "## Plug-ins", by the kind of their heading and the name that begins the line before."""
     found = {}
     text = PAGE.read_text().partition("## Plug-ins")[2]
-    for name, rest in re.findall(r"^`(\w+)`: (.*?)(?=^`\w+`: |^### |\Z)", text, re.M | re.S):
-        rows = [line.strip("|").split("|") for line in rest.splitlines() if line.startswith("| `")]
-        found[name] = {code(row[0].strip()): row[1].strip() for row in rows}
+    for heading, section in re.findall(r"^### (\w+)\n(.*?)(?=^### |\Z)", text, re.M | re.S):
+        for name, rest in re.findall(r"^`(\w+)`: (.*?)(?=^`\w+`: |\Z)", section, re.M | re.S):
+            rows = [line.strip("|").split("|") for line in rest.splitlines() if line.startswith("| `")]
+            found[KINDS[heading], name] = {code(row[0].strip()): row[1].strip() for row in rows}
     return found
 
 
 def test_every_plugin_has_its_section():
-    assert set(plugin_tables()) == {name for _, name in PLUGINS}
+    assert set(plugin_tables()) == set(PLUGINS)
 
 
 @pytest.mark.parametrize(("kind", "name"), PLUGINS)
 def test_every_setting_of_a_plugin(kind, name):
     parameters = inspect.signature(resolve(kind, name)).parameters.values()
     expected = {p.name: p.default for p in parameters if p.name not in PROVIDED.get(kind, ())}
-    documented = plugin_tables()[name]
+    documented = plugin_tables()[kind, name]
     assert list(documented) == list(expected)
     for key, default in expected.items():
         if default is inspect.Parameter.empty:

@@ -133,3 +133,34 @@ def test_shares_are_disjoint_and_of_one_length():
     one, other = share(rows, first), share(rows, second)
     assert len(one) == len(other) == ROWS // 2
     assert not set(one) & set(other)
+
+
+@pytest.mark.parametrize("fails", ["forward", "collate"])
+def test_out_of_memory_names_the_settings_to_lower(tmp_path, fails):
+    job = small_job(epochs=1)
+
+    def hungry(rows):
+        return {"x": torch.empty(10**15)}
+
+    if fails == "collate":
+        job.collate = hungry
+    else:
+        job.model.forward = hungry
+    with pytest.raises(UserError, match=r"small: out of memory \(.*\)\. Lower batch_size.*gradient_checkpointing"):
+        fit(job, Local(), tmp_path, accuracy, "small")
+
+
+def test_other_errors_of_training_stay_themselves(tmp_path):
+    job = small_job(epochs=1)
+    job.collate = lambda rows: {"x": torch.ones(2, 5)}
+    with pytest.raises(RuntimeError, match="shapes"):
+        fit(job, Local(), tmp_path, accuracy, "small")
+
+
+def test_rates_may_differ_by_parameter(tmp_path):
+    job = small_job(epochs=1)
+    job.rate_scale = lambda name: 0.0 if name.startswith("layers.0") else 1.0
+    start = {name: value.clone() for name, value in job.model.state_dict().items()}
+    fit(job, Local(), tmp_path, None, "small")
+    moved = {name: not torch.equal(value, start[name]) for name, value in job.model.state_dict().items()}
+    assert moved == {"layers.0.weight": False, "layers.0.bias": False, "layers.3.weight": True, "layers.3.bias": True}

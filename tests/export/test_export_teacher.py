@@ -1,12 +1,15 @@
 """The teacher's language model as ONNX, against torch; on the real MiniLM where a run with one lies beside."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "teachers"))
 
 from distill.config import Config, Run, Spec, Teacher, load
 from distill.data.dataset import Dataset
@@ -31,7 +34,7 @@ def tower(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 def test_a_tower_gives_the_same_vectors(tower, tmp_path, pooling):
     member = TextTower(pooling=pooling, max_tokens=16)
     about = export_tower(tower, member, [*TEXTS, ""], tmp_path / "tower.onnx")
@@ -59,6 +62,16 @@ def test_torch_exports_what_optimum_does_not_know(tower):
         wanted = encoder(batch)["vectors"].numpy()
     found = open_session(model.SerializeToString()).run(["vectors"], feed)[0]
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_decoder_gives_the_same_vectors(tmp_path):
+    from small_decoders import WORDS, save_decoder
+
+    folder = save_decoder(tmp_path / "decoder", "llama")
+    member = TextTower(pooling="last", max_tokens=16)
+    about = export_tower(folder, member, [" ".join(WORDS[2:n]) for n in range(3, 9)], tmp_path / "tower.onnx")
+    assert about["max_error"] < 1e-5 and about["exporter"] == "torch.onnx"
 
 
 def test_optimum_knows_bert_where_it_is_installed(tower):

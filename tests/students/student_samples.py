@@ -9,12 +9,15 @@ from distill.data.contexts import train_contexts
 from distill.engine.local import Local
 from distill.engine.loop import best_weights, fit
 from distill.job import Job
+from distill.plugins import TABLES, resolve
 from distill.tensors import mask_seen, next_item_batch, shuffled
 from students.checkpoint import build_student
 from students.protocol import scores
 
 N = 24
 SMALL = {"dim": 8}
+SOLVED = [name for name in TABLES["student"] if hasattr(resolve("student", name), "fit_closed_form")]
+TRAINED = [name for name in TABLES["student"] if name not in SOLVED]
 
 
 def vectors(width=10, n_items=N):
@@ -37,6 +40,8 @@ def trained(folder, name="hybrid_cf", item_vectors=None, seed=0, dataset=None, e
     """A student after some epochs of cross-entropy, without validation."""
     dataset = dataset or checkerboard()
     student = build_student(name, {**SMALL, **settings}, N, item_vectors, seed)
+    if hasattr(student, "attach"):
+        student.attach(dataset)
     contexts = train_contexts(dataset)
     rows = np.flatnonzero(contexts.target >= 0)
     job = Job(
@@ -48,6 +53,14 @@ def trained(folder, name="hybrid_cf", item_vectors=None, seed=0, dataset=None, e
     )
     fit(job, Local(), folder, None, "student")
     student.load_state_dict({k.removeprefix("student."): v for k, v in best_weights(folder).items()})
+    return student.eval()
+
+
+def solved(name, dataset=None, seed=0, **settings):
+    """A student in closed form, fitted."""
+    dataset = dataset or checkerboard()
+    student = build_student(name, settings, dataset.n_items, None, seed)
+    student.fit_closed_form(dataset, seed)
     return student.eval()
 
 

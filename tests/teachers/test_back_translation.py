@@ -89,13 +89,13 @@ def test_training_sees_own_texts_and_paraphrases_alike_and_the_catalogue_own_tex
     again = TextTower(**SMALL)
     again.prepare(Inputs(topical(empty=1), {}, 0, torch.device("cpu")))
     torch.testing.assert_close(tower.texts.tokens, again.texts.tokens)
-    shown = np.bincount(np.concatenate([tower._wording(np.arange(n, n + 9), 50).numpy() for n in range(200)]))
+    shown = np.bincount(np.concatenate([tower.batches.wording(np.arange(n, n + 9), 50).numpy() for n in range(200)]))
     assert len(shown) == 3 and np.abs(shown / shown.sum() - 1 / 3).max() < 0.03
     numbers = np.arange(20)
-    batch, other = tower._collate(numbers), tower._collate(numbers)
+    batch, other = tower.batches.collate(numbers), tower.batches.collate(numbers)
     for name, value in batch.items():
         torch.testing.assert_close(value, other[name])
-    which = tower._wording(numbers, len(batch["item"]))
+    which = tower.batches.wording(numbers, len(batch["item"]))
     place = int(torch.nonzero(which == 1)[0])
     row = batch["tokens"][place][batch["mask"][place]]
     wanted = tower.tokenizer(said[int(batch["item"][place])], truncation=True, max_length=12)["input_ids"]
@@ -104,7 +104,7 @@ def test_training_sees_own_texts_and_paraphrases_alike_and_the_catalogue_own_tex
 
 def test_without_paraphrases_batches_are_as_they_were():
     tower = prepared()
-    batch = tower._collate(np.arange(10))
+    batch = tower.batches.collate(np.arange(10))
     torch.testing.assert_close(batch["tokens"], tower.texts.batch(batch["item"])["tokens"])
 
 

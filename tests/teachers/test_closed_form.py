@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from distill.closed_form.interactions import decayed_sum, interaction_matrix
 from distill.contracts import check_member, check_reload
 from distill.data.contexts import history_contexts
 from distill.data.dataset import TRAIN, VALID, Dataset
 from distill.errors import UserError
 from distill.tensors import history_pools, mask_seen, shuffled
-from teachers.closed_form import decayed_sum, interaction_matrix
 from teachers.ease import Ease
 from teachers.itemknn import ItemKNN
 from teachers.popularity import Popularity
@@ -193,7 +193,7 @@ def test_the_ease_solution_is_the_least_squares_one():
 
 
 def test_ease_refuses_a_catalogue_that_is_too_large(monkeypatch):
-    monkeypatch.setattr("teachers.ease.MAX_ITEMS", N - 1)
+    monkeypatch.setattr("distill.closed_form.item_item.MAX_EASE_ITEMS", N - 1)
     with pytest.raises(UserError, match=r"catalogue has 15 items .* 'itemknn'"):
         fitted(Ease())
 

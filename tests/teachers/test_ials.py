@@ -1,16 +1,19 @@
 """iALS: the equations it solves, histories folded in, a checkerboard."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from member_samples import N, checked, fitted, inputs, ranked
 from scipy import sparse
 
+from distill.closed_form.interactions import interaction_matrix
+from distill.closed_form.least_squares import solve_rows
 from distill.contracts.worlds import checkerboard, share_in_own_half
 from distill.data.contexts import history_contexts
 from distill.data.dataset import VALID
-from teachers.closed_form import interaction_matrix
-from teachers.ials import ImplicitALS, solve_rows
+from teachers.ials import ImplicitALS
 
 DATA = checkerboard()
 
@@ -21,9 +24,12 @@ def matrix(rows=9, columns=6, seed=0):
     return sparse.csr_matrix(found.astype(np.float32))
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("frequency", [0.0, 0.5, 1.0])
-def test_a_half_step_solves_each_rows_ridge_regression(frequency):
+def test_a_half_step_solves_each_rows_ridge_regression(frequency, weighted):
     x, v = matrix(), torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    if weighted:
+        x.data *= np.random.default_rng(1).uniform(0.5, 3, x.nnz).astype(np.float32)
     solved = solve_rows(x, v, 0.2, 0.05, frequency).numpy()
     other = v.numpy().astype(np.float64)
     for row, found in zip(x.toarray(), solved, strict=True):
@@ -35,7 +41,7 @@ def test_a_half_step_solves_each_rows_ridge_regression(frequency):
 def test_blocks_of_any_size_give_the_same_result(monkeypatch):
     x, v = matrix(40, 30), torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
     whole = solve_rows(x, v, 0.1, 0.01, 1.0)
-    monkeypatch.setattr("teachers.ials.GATHERED", 1)
+    monkeypatch.setattr("distill.closed_form.least_squares.GATHERED", 1)
     assert torch.allclose(solve_rows(x, v, 0.1, 0.01, 1.0), whole, atol=1e-5)
 
 
@@ -52,6 +58,17 @@ def test_the_loss_never_rises():
         losses.append(loss + (ridge_users * users.square().sum(1)).sum() + (ridge_items * items.square().sum(1)).sum())
     assert torch.stack(losses).diff().max() <= 1e-3
     assert losses[-1] < losses[0]
+
+
+def test_weights_of_events_count():
+    ones = dataclasses.replace(DATA, weights=np.ones(len(DATA.items), np.float32))
+    heavy = dataclasses.replace(DATA, weights=np.where(DATA.items < N // 4, 5.0, 1.0).astype(np.float32))
+    tables = []
+    for dataset in (DATA, ones, heavy):
+        member = ImplicitALS(dim=4)
+        member.prepare(inputs(dataset))
+        tables.append(member.table)
+    assert torch.allclose(tables[0], tables[1], atol=1e-4) and not torch.allclose(tables[0], tables[2], atol=1e-2)
 
 
 def test_recommendations_stay_inside_the_users_half(tmp_path):

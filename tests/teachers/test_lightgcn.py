@@ -5,10 +5,10 @@ import pytest
 import torch
 from member_samples import N, checked, fitted, inputs, ranked
 
+from distill.closed_form.interactions import interaction_matrix
 from distill.contracts.worlds import checkerboard, share_in_own_half
 from distill.data.contexts import history_contexts
 from distill.data.dataset import VALID
-from teachers.closed_form import interaction_matrix
 from teachers.lightgcn import LightGCN, LightGCNModel
 
 DATA = checkerboard()

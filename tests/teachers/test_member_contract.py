@@ -12,7 +12,7 @@ from distill.engine.loop import best_weights, fit
 from distill.plugins import TABLES, resolve
 from distill.ranking.cases import cases_of
 from teachers.popularity import Popularity
-from teachers.protocol import Inputs
+from teachers.protocol import Earlier, Inputs
 
 N = 20
 WORDS = ["red", "blue", "lamp", "desk", "chair", "paper", "ink", "steel", "oak", "glass"]
@@ -28,6 +28,17 @@ SETTINGS = {
     "lightgcn": {"dim": 4, "epochs": 1},
     "sasrec": {"dim": 4, "epochs": 1},
     "popularity": {},
+    "cross_encoder": {
+        "retriever": "popular", "candidates": 5, "weight": 1.0, "hidden_size": 32, "layers": 1, "vocabulary": 200,
+        "title_tokens": 4, "text_tokens": 4, "max_tokens": 32, "negatives": 2, "precision": "fp32",
+        "tasks": {"next_item": 1.0, "click": 0.5, "similarity": 0.5},
+    },
+    "gpt_rerank": {
+        "retriever": "popular", "candidates": 5, "weight": 1.0, "hidden_size": 32, "layers": 1, "vocabulary": 200,
+        "title_tokens": 6, "max_tokens": 60, "epochs": 1, "precision": "fp32", "form": "pmi",
+    },
+    "bert": {"vectors": "tower", "hidden_size": 32, "layers": 1, "epochs": 1},
+    "gpt": {"vectors": "tower", "hidden_size": 32, "layers": 1, "epochs": 1},
 }  # fmt: skip
 
 
@@ -62,7 +73,10 @@ def test_every_built_in_member_keeps_the_contract(tmp_path, name):
         return best_weights(tmp_path)
 
     text = torch.randn(N, 6, generator=torch.Generator().manual_seed(0))
-    check_member(member, DATA, Inputs(DATA, {"tower": text}, 0, torch.device("cpu")), train)
+    popular = Popularity()
+    popular.prepare(Inputs(DATA, {}, 0, torch.device("cpu")))
+    earlier = {"popular": Earlier("popularity", {}, popular)}
+    check_member(member, DATA, Inputs(DATA, {"tower": text}, 0, torch.device("cpu"), earlier), train)
     check_reload(member, again, DATA)
 
 

@@ -133,9 +133,9 @@ def test_padding_and_order_change_no_vector(backbone):
     body, tokenizer = open_backbone(backbone)
     tower = prepared(backbone=backbone, epochs=0)
     texts = [*topical().texts[:7], "a", "", "gel " * 40]
-    together = encode(tower.encoder, tokenise(texts, tokenizer, 12), torch.device("cpu"), False)
+    together = encode(tower.encoder, tokenise(texts, tokenizer, 12), torch.device("cpu"))
     for row, text in enumerate(texts):
-        alone = encode(tower.encoder, tokenise([text], tokenizer, 12), torch.device("cpu"), False)
+        alone = encode(tower.encoder, tokenise([text], tokenizer, 12), torch.device("cpu"))
         torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=0)
     inputs = tokenizer(texts[0], return_tensors="pt")
     plain = body(**inputs).last_hidden_state[0].mean(0)
@@ -146,8 +146,8 @@ def test_padding_and_order_change_no_vector(backbone):
 def test_shares_of_several_processes_add_up(backbone, world, monkeypatch):
     monkeypatch.setattr("teachers.text_encoder.ENCODING_TOKENS", 60)
     tower = prepared(backbone=backbone, epochs=0)
-    whole = encode(tower.encoder, tower.texts, torch.device("cpu"), False)
-    parts = [encode(tower.encoder, tower.texts, torch.device("cpu"), False, (rank, world)) for rank in range(world)]
+    whole = encode(tower.encoder, tower.texts, torch.device("cpu"))
+    parts = [encode(tower.encoder, tower.texts, torch.device("cpu"), "fp32", (rank, world)) for rank in range(world)]
     torch.testing.assert_close(sum(parts), whole, atol=1e-6, rtol=0)
     assert all((part != 0).any() for part in parts)
 
@@ -178,7 +178,7 @@ def test_very_long_texts_are_cut_before_they_are_read(backbone):
 
     watching.pad_token_id = tokenizer.pad_token_id
     tokens = tokenise(["pen " * 25_000, "x" * 100_000, "\n" * 1000 + "ink"], watching, 12)
-    assert max(seen) <= 12 * 32
+    assert max(seen) <= 12 * 512
     assert tokens.lengths.max() <= 12
 
 
