@@ -1,8 +1,8 @@
 """Makes the two environments that the peers need, outside the project, and prints the commands that use them.
 
 Run with Python 3.11: `python benchmarks/peers/setup.py [FOLDER]` (default: ~/.cache/taildistill-peers). About 1 GB and
-five minutes; versions are pinned. RecBole gets its own environment because it needs numpy below 1.24, and is installed
-without its dependencies because only its metric classes are used.
+five minutes; versions are pinned. RecBole gets its own environment because it needs numpy below 1.24 and, for its graph
+models, scipy below 1.11; it is installed without its dependencies because only metrics, models and trainers are used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ OURS = ["numpy", "polars==2.1.0", "pyyaml", "rich"]
 LIBRARIES = ["ranx==0.3.21", "ir-measures==0.4.3", "cornac==3.0.1", "implicit==0.7.3", "threadpoolctl", *OURS]
 RECBOLE = [
     "pandas<2.3",
-    "scipy<1.14",
+    "scipy<1.11",
     "numpy==1.23.5",
     "tqdm",
     "colorlog",
@@ -47,6 +47,7 @@ def main() -> None:
     print("From the project's folder:")
     for python, script in ((libraries, "accuracy"), (libraries, "speed"), (recbole, "recbole_metrics")):
         print(f"  {python} -m benchmarks.peers.{script}")
+    print(f"  python -m benchmarks.peers.students NAME=runs/NAME/data --environments {folder}")
 
 
 if __name__ == "__main__":

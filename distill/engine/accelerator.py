@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
+from distill.engine.fsdp import allow_fsdp_on_cpu
 from distill.errors import UserError
 from distill.job import Job
 
@@ -48,6 +49,7 @@ def make_accelerator(tracker: str = "none", log_folder: Path | None = None) -> A
         kwargs_handlers=[group],
     )
     build_whole(accelerator)
+    allow_fsdp_on_cpu(accelerator)
     return accelerator
 
 

@@ -20,6 +20,7 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from distill.engine.fsdp import set_whole_state, whole_state
 from distill.engine.local import Local
 from distill.errors import UserError
 from distill.runs import write_json
@@ -75,9 +76,13 @@ def save_checkpoint(
         assert isinstance(accelerator, Accelerator)
         accelerator.save_state(str(target))
     else:
+        if accelerator.distributed_type == DistributedType.FSDP:
+            weights, state = whole_state(model, optimizer)
+        else:
+            weights, state = accelerator.unwrap_model(model).state_dict(), optimizer.state_dict()["state"]
         if accelerator.is_main_process:
-            save_tensors(accelerator.unwrap_model(model).state_dict(), target / "model.safetensors")
-            save_tensors(_flat(optimizer.state_dict()["state"]), target / "optimizer.safetensors")
+            save_tensors(weights, target / "model.safetensors")
+            save_tensors(_flat(state), target / "optimizer.safetensors")
         save_tensors(_random_state(accelerator.device), target / f"random-{accelerator.process_index}.safetensors")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -111,9 +116,13 @@ def load_checkpoint(folder: Path, accelerator: Accelerator | Local, model: nn.Mo
         assert isinstance(accelerator, Accelerator)
         accelerator.load_state(str(source))
         return Progress(**saved)
-    accelerator.unwrap_model(model).load_state_dict(load_file(source / "model.safetensors"))
-    state = optimizer.state_dict()
-    optimizer.load_state_dict({**state, "state": _nested(load_file(source / "optimizer.safetensors"))})
+    weights, kept = load_file(source / "model.safetensors"), _nested(load_file(source / "optimizer.safetensors"))
+    if engine == "fsdp":
+        set_whole_state(model, optimizer, weights, kept)
+    else:
+        accelerator.unwrap_model(model).load_state_dict(weights)
+        numbered = {int(number): values for number, values in kept.items()}
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": numbered})
     random = source / f"random-{accelerator.process_index}.safetensors"
     if random.is_file():  # absent where the run goes on with more processes than it had
         _set_random_state(load_file(random), accelerator.device)
@@ -121,18 +130,20 @@ def load_checkpoint(folder: Path, accelerator: Accelerator | Local, model: nn.Mo
 
 
 def _engine(accelerator: Accelerator | Local) -> str:
-    return "deepspeed" if accelerator.distributed_type == DistributedType.DEEPSPEED else "torch"
+    names = {DistributedType.DEEPSPEED: "deepspeed", DistributedType.FSDP: "fsdp"}
+    return names.get(accelerator.distributed_type, "torch")
 
 
-def _flat(state: dict[int, dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {f"{number}.{name}": value for number, values in state.items() for name, value in values.items()}
+def _flat(state: dict[Any, dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{owner}.{name}": value for owner, values in state.items() for name, value in values.items()}
 
 
-def _nested(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    state: dict[int, dict[str, Tensor]] = {}
+def _nested(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """By owner: the parameter's number, or under FSDP its name, which may hold dots."""
+    state: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = value
+        owner, _, name = key.rpartition(".")
+        state.setdefault(owner, {})[name] = value
     return state
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from distill.engine.accelerator import build_whole, configure_deepspeed, start_tracking, stop_tracking
 from distill.engine.checkpoint import Progress, load_checkpoint, save_checkpoint, save_tensors
 from distill.engine.faults import memory_said
+from distill.engine.fsdp import configure_fsdp
 from distill.engine.local import Local
 from distill.engine.optimisers import clip_gradients, has_rows, make_optimiser
 from distill.engine.preemption import TERMINATED, sigterm_noted
@@ -164,6 +165,8 @@ def _start(
     optimizer: Any = make_optimiser(job, groups, accelerator.distributed_type == DistributedType.DEEPSPEED)
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         configure_deepspeed(accelerator, job)
+    elif accelerator.distributed_type == DistributedType.FSDP:
+        configure_fsdp(accelerator, job)
     model, optimizer = accelerator.prepare(job.model, optimizer)
     progress = load_checkpoint(folder, accelerator, model, optimizer)
     run = _Run(job, accelerator, folder, evaluate, label, model, optimizer, progress, steps, stop_asked)

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import yaml
+from accelerate.commands.launch import launch_command_parser
 from markdown_pages import PAGES, ROOT, anchors, blocks, commands, links
 
 from distill import cli
@@ -46,7 +47,7 @@ def check_launch(words):
     assert words[0] == "launch"
     script = next(place for place, word in enumerate(words) if word.endswith(".py"))
     options = dict(zip(words[1:script:2], words[2:script:2], strict=True))
-    assert set(options) <= {"--config_file", "--num_processes"}
+    assert set(options) <= set(launch_command_parser()._option_string_actions)
     launch = yaml.safe_load((ROOT / options["--config_file"]).read_text())
     assert "distributed_type" in launch
     assert "stage_main" in (ROOT / words[script]).read_text()

@@ -3,16 +3,20 @@
 import importlib.util
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small_job import accuracy, small_job
 
 from distill.engine.accelerator import make_accelerator
+from distill.engine.fsdp import configure_fsdp
 from distill.engine.local import Local
 from distill.engine.loop import BEST, fit
 from distill.errors import UserError
+from distill.job import Job
 
 
 def test_tensorboard_gets_losses_and_validation(tmp_path):
@@ -47,3 +51,23 @@ def test_missing_deepspeed_names_the_extra(monkeypatch):
 def test_missing_wandb_names_the_extra(tmp_path):
     with pytest.raises(UserError, match=r"pip install taildistill\[tracking\]"):
         make_accelerator("wandb", tmp_path)
+
+
+def test_fsdp_refuses_a_student_and_its_first_version():
+    plugin = SimpleNamespace(fsdp_version=2)
+    accelerator = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin))
+    with pytest.raises(UserError, match=r"ddp\.yaml or cpu2\.yaml"):
+        configure_fsdp(accelerator, small_job())
+    plugin.fsdp_version = 1
+    with pytest.raises(UserError, match="fsdp_version: 2"):
+        configure_fsdp(accelerator, small_job())
+
+
+def test_fsdp_splits_the_layers_of_a_body_one_by_one():
+    from transformers import BertConfig, BertModel
+
+    body = BertModel(BertConfig(vocab_size=20, hidden_size=8, num_attention_heads=2, intermediate_size=8))
+    plugin = SimpleNamespace(fsdp_version=2)
+    job = Job(torch.nn.ModuleList([body]), lambda epoch: [], lambda rows: {}, epochs=1, learning_rate=0.1)
+    configure_fsdp(SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)), job)
+    assert "BertLayer" in plugin.transformer_cls_names_to_wrap

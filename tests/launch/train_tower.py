@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import set_seed
 
 from distill.data.dataset import TRAIN, Dataset
+from distill.engine import accelerator as engine
 from distill.engine.accelerator import make_accelerator
 from distill.engine.loop import best_weights, fit
 from distill.job import Batch
@@ -43,8 +44,14 @@ def made_up(n_users: int = 60, n_items: int = 40, events: int = 6) -> Dataset:
 
 
 def main() -> None:
-    """Usage: train_tower.py OUTPUT_FOLDER SETTINGS_JSON [BATCH_TO_FAIL_AT]."""
+    """Usage: train_tower.py OUTPUT_FOLDER SETTINGS_JSON [BATCH_TO_FAIL_AT].
+
+    Settings are the tower's, and `whole_below` (elements of the largest parameter that ZeRO-3 keeps whole) and
+    `overflow_rank` (the process that fails by asking for more memory than there is; without it, all exit).
+    """
     folder, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
+    engine.WHOLE_BELOW = settings.pop("whole_below", engine.WHOLE_BELOW)
+    overflow_rank = settings.pop("overflow_rank", -1)
     fail_at = int(sys.argv[3]) if len(sys.argv) > 3 else -1
     torch.set_num_threads(1)
     accelerator = make_accelerator("tensorboard", folder / "logs")
@@ -57,7 +64,10 @@ def main() -> None:
 
     def failing(rows: np.ndarray) -> Batch:
         if next(number) == fail_at:
-            raise SystemExit(3)
+            if overflow_rank < 0:
+                raise SystemExit(3)
+            if overflow_rank == accelerator.process_index:
+                torch.empty(2**58)
         return collate(rows)
 
     job.collate = failing

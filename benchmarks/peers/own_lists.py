@@ -1,0 +1,128 @@
+"""Our side of the comparison with other libraries: students from ids alone, on labels alone, under a limit of time."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+
+from distill.ask import quality, row_scorer
+from distill.config import Fit, Loss
+from distill.data.contexts import ContextBatch, train_contexts
+from distill.data.dataset import TEST, TRAIN, VALID, Dataset
+from distill.engine.local import Local
+from distill.engine.loop import best_weights, fit
+from distill.job import Batch
+from distill.known import knowledge_of
+from distill.objectives.objective import Objective
+from distill.ranking.cases import Cases, cases_of
+from distill.ranking.evaluator import rank
+from distill.tensors import next_item_batch
+from distill.train_student import job_of
+from distill.windows import Windows
+from students.checkpoint import build_student
+from students.protocol import scores as student_scores
+
+K = 10
+FIT = Fit(epochs=8, batch_size=1024, max_length=100, patience=3, windows=32)
+SMALL = Fit(epochs=25, batch_size=256, max_length=100, patience=3, windows=32)  # below FEW train events
+FEW = 50_000
+
+
+def usual(dataset: Dataset) -> Fit:
+    """The training that a student gets: small data need more epochs and smaller batches to make enough steps."""
+    return SMALL if (dataset.parts == TRAIN).sum() < FEW else FIT
+
+
+class OutOfTime(Exception):
+    """A training that has used its seconds."""
+
+
+def train(
+    dataset: Dataset, name: str, arguments: dict[str, Any], settings: Fit, seed: int, seconds: float
+) -> dict[str, Any]:
+    """Trains or solves one student.
+
+    Args:
+        dataset: Prepared; trained on its train part.
+        name: Of the student.
+        arguments: Its settings.
+        settings: Of the training.
+        seed: Of the start and the batches.
+        seconds: Of processor time, after which no further epoch counts.
+
+    Returns:
+        "validation" ndcg@10, the best "epoch" (0 where it is solved), "test" lists (U, 10).
+    """
+    valid, test = cases_of(dataset, VALID), cases_of(dataset, TEST)
+    set_seed(seed)
+    student: Any = build_student(name, arguments, dataset.n_items, None, seed)
+    if hasattr(student, "attach"):
+        student.attach(dataset)
+
+    def score(batch: ContextBatch) -> torch.Tensor:
+        return student_scores(student.eval(), torch.from_numpy(batch.seen[:, -settings.max_length :]))
+
+    curve: list[float] = []
+    if hasattr(student, "fit_closed_form"):
+        student.fit_closed_form(dataset, seed)
+    else:
+        curve, weights = trained(student, name, dataset, settings, seed, seconds, lambda: worth_of(score, valid))
+        student.load_state_dict(weights)
+    worth = worth_of(score, valid)
+    if not curve:  # solved: again on all events before test, as the peers are
+        parts = np.where(dataset.parts == VALID, TRAIN, dataset.parts).astype(dataset.parts.dtype)
+        known = dataclasses.replace(dataset, parts=parts)
+        student.fit_closed_form(known, seed)
+    lists = rank(row_scorer(score, test), test, K)
+    return {"validation": worth, "test": lists, "epoch": int(np.argmax(curve)) + 1 if curve else 0}
+
+
+def worth_of(score: Any, cases: Cases) -> float:
+    """ndcg@10 of the cases."""
+    return quality(score, cases).values["ndcg@10"]
+
+
+def trained(
+    student: Any,
+    name: str,
+    dataset: Dataset,
+    settings: Fit,
+    seed: int,
+    seconds: float,
+    worth: Callable[[], float],
+) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Validation figures by epoch, and the best epoch's weights."""
+    contexts, losses, curve = train_contexts(dataset), [Loss("cross_entropy")], list[float]()
+    rows = np.flatnonzero(contexts.target >= 0)
+    knowledge = knowledge_of(dataset, student, losses, None, contexts, None, lambda _: None)
+    objective = Objective(student, losses, knowledge)
+    begin = time.process_time()
+
+    def validate(_: torch.nn.Module) -> float:
+        if curve and time.process_time() - begin > seconds:
+            raise OutOfTime
+        curve.append(worth())
+        return curve[-1]
+
+    windows, lists = None, dataset.lists(TRAIN, TRAIN)
+    if settings.windows:
+        windows = Windows.of(lists, dataset.n_items, settings.windows, settings.max_length)
+
+    def collate(chosen: np.ndarray) -> Batch:
+        return windows.batch(chosen) if windows else next_item_batch(contexts, chosen, settings.max_length)
+
+    job = job_of(settings, rows, collate, objective, seed, windows)
+    with tempfile.TemporaryDirectory() as folder:
+        with contextlib.suppress(OutOfTime):
+            fit(job, Local(), Path(folder), validate, name)
+        kept = best_weights(Path(folder))
+    return curve, {k.removeprefix("student."): v for k, v in kept.items() if k.startswith("student.")}
