@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"precision": "fp32", "epochs": 2, "learning_rate": 1e-3, "accumulation": 2, "evaluations_per_epoch": 2}
 LAUNCHES = {
-    "cpu": ("cpu", "NO", 1),
     "cpu2": ("cpu2", "MULTI_CPU", 2),
     "multi_node_cpu": ("multi_node_cpu", "MULTI_CPU", 2),
     "fsdp_cpu": ("fsdp_cpu", "FSDP", 2),
@@ -24,6 +23,7 @@ LAUNCHES = {
     "zero3_cpu": ("zero3_cpu", "DEEPSPEED", 2),
 }
 MORE_LAUNCHES = {  # the offload files compile DeepSpeed's optimiser for the CPU when they first start, for minutes
+    "cpu": ("cpu", "NO", 1),
     "zero1": ("zero1", "DEEPSPEED", 2),
     "zero2_cpu-alone": ("zero2_cpu", "DEEPSPEED", 1),
     "zero1_offload": ("zero1_offload", "DEEPSPEED", 2),
