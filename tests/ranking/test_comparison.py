@@ -129,6 +129,7 @@ def test_gate_passes_a_better_teacher_and_says_by_how_much() -> None:
     assert gate["margin"] == pytest.approx(teacher.values["ndcg@10"] - strong.values["ndcg@10"])
     assert gate["relative_margin"] == pytest.approx(gate["margin"] / strong.values["ndcg@10"])
     assert gate["interval"][0] < gate["margin"] < gate["interval"][1] and gate["p_value"] < 0.01
+    assert teacher_gate(teacher, {"weak": weak, "strong": strong}, strict=True)["passed"]
     assert gate["baselines"]["weak"]["difference"] > gate["margin"]
     assert set(gate["strata"]) == {f"{s} items" for s in ("head", "mid", "tail")} | {
         f"{s} users" for s in ("light", "medium", "heavy")
@@ -151,6 +152,8 @@ def test_a_narrow_win_passes_but_is_not_significant() -> None:
     rival = dataclasses.replace(teacher, per_user={"ndcg@10": values}, values={"ndcg@10": float(values.mean())})
     gate = teacher_gate(teacher, {"rival": rival})
     assert gate["passed"] and not gate["significant"] and gate["p_value"] > 0.5
+    strict = teacher_gate(teacher, {"rival": rival}, strict=True)
+    assert strict["interval"][0] < 0 < strict["margin"] and not strict["passed"]
 
 
 def test_gate_needs_a_baseline() -> None:
