@@ -29,8 +29,9 @@ $(VENV)/.installed-dev: $(VENV)/.installed-test
 quickstart: $(VENV)/.installed-run ## Run the whole pipeline on the bundled data; prints the table and the report's path
 	$(BIN)/distill quickstart
 
+# One process a core and one thread a process: the tests' models are too small to share out over threads.
 test: $(VENV)/.installed-test ## Run all tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.installed-dev ## Check style and types
 	$(BIN)/ruff check .

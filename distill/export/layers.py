@@ -61,9 +61,16 @@ def integer_layers(encoder: onnx.ModelProto, how: str, histories: np.ndarray | N
         with tempfile.TemporaryDirectory() as folder:
             source, target = Path(folder, "source.onnx"), Path(folder, "target.onnx")
             onnx.save(named, source)
-            common = {"op_types_to_quantize": kinds, "nodes_to_exclude": left_out, "per_channel": True}
+            common = {
+                "op_types_to_quantize": kinds,
+                "nodes_to_exclude": left_out,
+                "per_channel": True,
+                "weight_type": QuantType.QInt8,
+                # 7-bit weights: pairs of products fit the 16 bits of a CPU without VNNI, see distill.export.integer
+                "reduce_range": True,
+            }
             if how == "dynamic":
-                quantize_dynamic(source, target, weight_type=QuantType.QInt8, **common)
+                quantize_dynamic(source, target, **common)
             else:
                 quantize_static(
                     source,
@@ -71,8 +78,6 @@ def integer_layers(encoder: onnx.ModelProto, how: str, histories: np.ndarray | N
                     Reader(),
                     quant_format=QuantFormat.QDQ,
                     activation_type=QuantType.QUInt8,
-                    weight_type=QuantType.QInt8,
-                    reduce_range=True,  # 7-bit weights: the products fit 16 bits, see distill.export.integer
                     **common,
                 )
             return onnx.load(target)
