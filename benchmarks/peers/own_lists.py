@@ -42,17 +42,17 @@ def usual(dataset: Dataset) -> Fit:
     return SMALL if (dataset.parts == TRAIN).sum() < FEW else FIT
 
 
-class OutOfTime(Exception):
-    """A training that has used its seconds."""
+class Enough(Exception):
+    """A training that has used its seconds, or made its epochs."""
 
 
 def train(
     dataset: Dataset, name: str, arguments: dict[str, Any], settings: Fit, seed: int, seconds: float
 ) -> dict[str, Any]:
-    """Trains or solves one student.
+    """Trains or solves one student on train events.
 
     Args:
-        dataset: Prepared; trained on its train part.
+        dataset: Prepared.
         name: Of the student.
         arguments: Its settings.
         settings: Of the training.
@@ -60,9 +60,49 @@ def train(
         seconds: Of processor time, after which no further epoch counts.
 
     Returns:
-        "validation" ndcg@10, the best "epoch" (0 where it is solved), "test" lists (U, 10).
+        "validation" ndcg@10, and the best "epoch" (0 where it is solved).
     """
-    valid, test = cases_of(dataset, VALID), cases_of(dataset, TEST)
+    student, score, valid = *started(dataset, name, arguments, settings, seed), cases_of(dataset, VALID)
+    if hasattr(student, "fit_closed_form"):
+        student.fit_closed_form(dataset, seed)
+        return {"validation": worth_of(score, valid), "epoch": 0}
+    begin, curve = time.process_time(), list[float]()
+
+    def validate(_: torch.nn.Module) -> float:
+        if curve and time.process_time() - begin > seconds:
+            raise Enough
+        curve.append(worth_of(score, valid))
+        return curve[-1]
+
+    fitted(student, name, dataset, settings, seed, validate)
+    return {"validation": max(curve), "epoch": int(np.argmax(curve)) + 1}
+
+
+def refit(
+    dataset: Dataset, name: str, arguments: dict[str, Any], settings: Fit, seed: int, epoch: int
+) -> dict[str, Any]:
+    """Trains or solves a student on all events before test, as long as `train` found best; its "test" lists (U, 10)."""
+    parts = np.where(dataset.parts == VALID, TRAIN, dataset.parts).astype(dataset.parts.dtype)
+    known, test = dataclasses.replace(dataset, parts=parts), cases_of(dataset, TEST)
+    student, score = started(known, name, arguments, settings, seed)
+    if hasattr(student, "fit_closed_form"):
+        student.fit_closed_form(known, seed)
+    else:
+        epochs = iter(range(1, settings.epochs + 1))
+
+        def validate(_: torch.nn.Module) -> float:
+            if (made := next(epochs)) > epoch:
+                raise Enough
+            return float(made)  # the latest weights are the best
+
+        student.load_state_dict(fitted(student, name, known, settings, seed, validate))
+    return {"test": rank(row_scorer(score, test), test, K)}
+
+
+def started(
+    dataset: Dataset, name: str, arguments: dict[str, Any], settings: Fit, seed: int
+) -> tuple[Any, Callable[[ContextBatch], torch.Tensor]]:
+    """A student before its training, and what scores contexts with it."""
     set_seed(seed)
     student: Any = build_student(name, arguments, dataset.n_items, None, seed)
     if hasattr(student, "attach"):
@@ -71,19 +111,7 @@ def train(
     def score(batch: ContextBatch) -> torch.Tensor:
         return student_scores(student.eval(), torch.from_numpy(batch.seen[:, -settings.max_length :]))
 
-    curve: list[float] = []
-    if hasattr(student, "fit_closed_form"):
-        student.fit_closed_form(dataset, seed)
-    else:
-        curve, weights = trained(student, name, dataset, settings, seed, seconds, lambda: worth_of(score, valid))
-        student.load_state_dict(weights)
-    worth = worth_of(score, valid)
-    if not curve:  # solved: again on all events before test, as the peers are
-        parts = np.where(dataset.parts == VALID, TRAIN, dataset.parts).astype(dataset.parts.dtype)
-        known = dataclasses.replace(dataset, parts=parts)
-        student.fit_closed_form(known, seed)
-    lists = rank(row_scorer(score, test), test, K)
-    return {"validation": worth, "test": lists, "epoch": int(np.argmax(curve)) + 1 if curve else 0}
+    return student, score
 
 
 def worth_of(score: Any, cases: Cases) -> float:
@@ -91,28 +119,19 @@ def worth_of(score: Any, cases: Cases) -> float:
     return quality(score, cases).values["ndcg@10"]
 
 
-def trained(
+def fitted(
     student: Any,
     name: str,
     dataset: Dataset,
     settings: Fit,
     seed: int,
-    seconds: float,
-    worth: Callable[[], float],
-) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Validation figures by epoch, and the best epoch's weights."""
-    contexts, losses, curve = train_contexts(dataset), [Loss("cross_entropy")], list[float]()
+    validate: Callable[[torch.nn.Module], float],
+) -> dict[str, torch.Tensor]:
+    """Trains on train events until `validate` has `Enough`; the weights of the epoch that it valued most."""
+    contexts, losses = train_contexts(dataset), [Loss("cross_entropy")]
     rows = np.flatnonzero(contexts.target >= 0)
     knowledge = knowledge_of(dataset, student, losses, None, contexts, None, lambda _: None)
     objective = Objective(student, losses, knowledge)
-    begin = time.process_time()
-
-    def validate(_: torch.nn.Module) -> float:
-        if curve and time.process_time() - begin > seconds:
-            raise OutOfTime
-        curve.append(worth())
-        return curve[-1]
-
     windows, lists = None, dataset.lists(TRAIN, TRAIN)
     if settings.windows:
         windows = Windows.of(lists, dataset.n_items, settings.windows, settings.max_length)
@@ -122,7 +141,7 @@ def trained(
 
     job = job_of(settings, rows, collate, objective, seed, windows)
     with tempfile.TemporaryDirectory() as folder:
-        with contextlib.suppress(OutOfTime):
+        with contextlib.suppress(Enough):
             fit(job, Local(), Path(folder), validate, name)
         kept = best_weights(Path(folder))
-    return curve, {k.removeprefix("student."): v for k, v in kept.items() if k.startswith("student.")}
+    return {k.removeprefix("student."): v for k, v in kept.items() if k.startswith("student.")}

@@ -3,11 +3,10 @@
     python -m benchmarks.peers.students ml-100k=runs/ml100k_minilm/data --environments ~/.cache/taildistill-peers
 
 Each data set is a prepared folder (`distill prepare`). Every model, ours and theirs, is trained with the same number of
-settings, one seed, and no longer than `--seconds` of processor time each; validation ndcg@10 chooses. Peers are then
-fitted again on train and validation events with that setting, because most have tables of users and can't read a longer
-history otherwise. Our solved students are solved again likewise; the trained ones stay trained on train events and read
-validation events as history. All lists go through the reader and the evaluator of `distill evaluate`. Trials are kept
-in `--cache`: what is there isn't run again.
+settings, one seed, and no longer than `--seconds` of processor time each; validation ndcg@10 chooses. Each is then
+fitted again on train and validation events with that setting, for as many epochs as were best: most peers have tables
+of users and can't read a longer history otherwise. All lists go through the reader and the evaluator of `distill
+evaluate`. Trials are kept in `--cache`: what is there isn't run again.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,10 @@ import numpy as np
 import polars as pl
 import torch
 
-from benchmarks.peers.own_lists import train, usual
+from benchmarks.peers.own_lists import refit, train, usual
 from benchmarks.peers.student_settings import EVERY, OURS, PEERS, SOLVED, Settings
 from benchmarks.peers.student_table import FIGURES, write
+from distill.config import Fit
 from distill.data.dataset import TEST, VALID, Dataset
 from distill.evaluate import read_data
 from distill.ranking.cases import Cases, cases_of
@@ -116,7 +116,8 @@ def measured(bench: Bench, name: str) -> dict[str, Any] | None:
     if not tried:
         return None
     value, settings, done = max(tried, key=lambda trial: trial[0])
-    lists = done["test"] if not library else refitted(bench, library, model, settings, int(done["epoch"]))
+    epochs = int(done["epoch"])
+    lists = refitted(bench, library, model, settings, epochs) if library else own_lists(bench, name, settings, epochs)
     if lists is None:
         return None
     result = evaluate(through_file(lists, bench.dataset, test), test, FIGURES)
@@ -195,19 +196,37 @@ def peer_lists(
 
 
 def own_trial(bench: Bench, name: str, settings: Settings) -> dict[str, Any] | None:
-    """Trains or solves a student from ids alone; its validation figure, and lists for test."""
+    """Trains or solves a student from ids alone on train events: its validation figure and best epoch."""
+    about, arguments, training = own_job(bench, name, settings)
+    chosen = bench.chosen
+    return kept(bench, about, lambda: train(bench.dataset, name, arguments, training, chosen.seed, chosen.seconds))
+
+
+def own_lists(bench: Bench, name: str, settings: Settings, epochs: int) -> np.ndarray | None:
+    """Lists for test of a student that is trained or solved on train and validation events."""
+    about, arguments, training = own_job(bench, name, settings)
+    about |= {"refit": epochs}
+    done = kept(bench, about, lambda: refit(bench.dataset, name, arguments, training, bench.chosen.seed, epochs))
+    return None if done is None else done["test"]
+
+
+def own_job(bench: Bench, name: str, settings: Settings) -> tuple[dict[str, Any], Settings, Fit]:
+    """What names a trial of a student, the student's settings, and its training's."""
     changed = {key.removeprefix("fit."): value for key, value in settings.items() if key.startswith("fit.")}
     training = dataclasses.replace(usual(bench.dataset), **changed)
-    about: dict[str, Any] = {"student": name, "settings": settings, "fit": dataclasses.asdict(training)}
-    if name in SOLVED:
-        about |= {"solved again": True, "fit": {"max_length": training.max_length}}
+    fit = {"max_length": training.max_length} if name in SOLVED else dataclasses.asdict(training)
+    arguments = {key: value for key, value in settings.items() if not key.startswith("fit.")}
+    return {"student": name, "settings": settings, "fit": fit}, arguments, training
+
+
+def kept(bench: Bench, about: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+    """What the cache holds of a job, or what `make` gives; None where nothing is to be run."""
     place = bench.place(about).with_suffix(".npz")
     if not place.is_file():
         if bench.chosen.cached:
             return None
         begin = time.process_time()
-        arguments = {k: v for k, v in settings.items() if not k.startswith("fit.")}
-        done = train(bench.dataset, name, arguments, training, bench.chosen.seed, bench.chosen.seconds)
+        done = make()
         with place.with_suffix(".partial").open("wb") as file:
             np.savez(file, seconds=time.process_time() - begin, **done)
         place.with_suffix(".partial").rename(place)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.peers import peer_lists
-from benchmarks.peers.own_lists import FIT, train
+from benchmarks.peers.own_lists import FIT, refit, train
 from benchmarks.peers.student_settings import FAMILIES, OURS, PEERS
 from benchmarks.peers.student_table import markdown, versus, write
 from benchmarks.peers.students import SCRIPT, Bench, measured, through_file
@@ -90,14 +90,31 @@ def test_no_event_behind_the_trained_part_reaches_a_peer(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "arguments"), [("mf", {"dim": 16}), ("ease", {"l2": 10.0})])
-def test_our_side_learns_from_train_events_alone(name, arguments):
+def test_our_side_learns_and_is_fitted_again_on_all_events_before_test(name, arguments):
     dataset = board()
     settings = dataclasses.replace(FIT, batch_size=64, epochs=20, learning_rate=0.02, windows=4)
     done = train(dataset, name, arguments, settings, seed=0, seconds=20.0)
-    cases = cases_of(dataset, TEST)
-    assert done["test"].shape == (len(cases), 10)
-    assert share_of_own(done["test"][:, :3], cases.users, dataset.n_items) > 0.95
     assert done["validation"] > 0.2
+    cases = cases_of(dataset, TEST)
+    lists = refit(dataset, name, arguments, settings, 0, done["epoch"])["test"]
+    assert lists.shape == (len(cases), 10)
+    assert share_of_own(lists[:, :3], cases.users, dataset.n_items) > 0.95
+
+
+def test_a_second_fit_sees_validation_events_and_ends_with_its_epoch():
+    dataset = board()
+    late, eager = dataset.n_items, 50  # one more item, which all but ten users chose in validation
+    chosen = (dataset.parts == VALID) & (dataset.event_users() < eager)
+    items = np.where(chosen, late, dataset.items).astype(np.int32)
+    names = [*dataset.titles, "late"]
+    more = dataclasses.replace(dataset, items=items, item_ids=np.array(names), titles=names, texts=names)
+    settings = dataclasses.replace(FIT, batch_size=64, epochs=9, learning_rate=0.02, windows=4)
+    lists = refit(more, "popularity", {}, settings, 0, 0)["test"]
+    assert (lists[eager:, 0] == late).all()
+    assert not (lists[:eager] == late).any()
+    first, third = (refit(dataset, "mf", {"dim": 16}, settings, 0, epoch)["test"] for epoch in (1, 3))
+    assert not np.array_equal(first, third)
+    assert np.array_equal(third, refit(dataset, "mf", {"dim": 16}, settings, 0, 3)["test"])
 
 
 def share_of_own(lists: np.ndarray, users: np.ndarray, n_items: int) -> float:
