@@ -3,6 +3,8 @@
     python -m benchmarks.student_speed --interactions ../shared/data/ml-1m/interactions.csv
     python -m benchmarks.student_speed --recbole ~/.cache/taildistill-peers/recbole/bin/python
     python -m benchmarks.student_speed --memory
+    python -m benchmarks.student_speed --cases hybrid_cf,mf --compile
+    python -m benchmarks.student_speed --profile
 
 Whole training through the engine: batches from the flat array of events, forward, backward, clipping, optimiser.
 implicit is taken from this environment, or from `--implicit PYTHON`. Samples of `mf` are counted twice: contexts, each
@@ -25,6 +27,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from distill.config import Loss
 from distill.data.ragged import Lists
@@ -87,6 +91,7 @@ def make_job(lists: Lists, n_items: int, case: dict[str, Any], options: argparse
         learning_rate=5e-3,
         optimiser=case.get("optimiser", "adamw"),
         tables=("identity",),
+        compile=options.compile,
     )
 
 
@@ -117,6 +122,41 @@ def peer(python: str, library: str, pairs: np.ndarray, options: argparse.Namespa
         print(f"{library}: not measured: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
         return None
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def profile_training(job: Job, contexts: int, title: str) -> None:
+    """Prints the operations of an epoch of training, and how much of the machine's rate its products are.
+
+    Args:
+        job: One epoch of it is trained.
+        contexts: Contexts of the epoch.
+        title: The training's name.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        counter = FlopCounterMode(display=False)
+        with counter:
+            fit(job, Local(), Path(folder) / "counted", None, title)
+        begin = time.process_time()
+        fit(job, Local(), Path(folder) / "timed", None, title)
+        seconds = time.process_time() - begin
+        with profile(activities=[ProfilerActivity.CPU]) as found:
+            fit(job, Local(), Path(folder) / "profiled", None, title)
+    each, rate, most = counter.get_total_flops() / contexts, counter.get_total_flops() / seconds, product_rate()
+    print(
+        f"\n{title}: {contexts / seconds:,.0f} contexts / CPU s, {each / 1e3:,.0f} thousand operations of products each"
+    )
+    print(f"{rate / 1e9:.1f} of {most / 1e9:.1f} GFLOP / CPU s of a large product: {100 * rate / most:.0f} %")
+    print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=40))
+
+
+def product_rate(size: int = 2048, times: int = 4) -> float:
+    """Operations a second of processor time in a product of two square float32 matrices."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    out = left @ right
+    begin = time.process_time()
+    for _ in range(times):
+        torch.mm(left, right, out=out)
+    return 2 * size**3 * times / (time.process_time() - begin)
 
 
 def memory(options: argparse.Namespace) -> None:
@@ -152,6 +192,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=16_384, help="contexts in a batch")
     parser.add_argument("--windows", type=int, default=32, help="contexts in a window")
     parser.add_argument("--length", type=int, default=50, help="longest history")
+    parser.add_argument("--compile", action="store_true", help="fit.compile: steps as programs of torch.compile")
+    parser.add_argument("--cases", default="", help="parts of names of the trainings to measure, by commas")
+    parser.add_argument("--profile", action="store_true", help="operations of a step by processor time, and no peers")
     parser.add_argument("--implicit", default=sys.executable, help="Python that has implicit")
     parser.add_argument("--recbole", default="", help="Python that has RecBole; left out by default")
     parser.add_argument("--memory", action="store_true", help="the million-item case alone")
@@ -169,6 +212,13 @@ def main() -> None:
         return
     pairs = read_pairs(options.interactions)
     lists, n_items = lists_of(pairs)
+    wanted = [word.strip() for word in options.cases.split(",")]
+    cases = {name: case for name, case in CASES.items() if any(word in name for word in wanted)}
+    if options.profile:
+        contexts = Windows.of(lists, n_items, options.windows, options.length).contexts
+        for name, case in cases.items():
+            profile_training(make_job(lists, n_items, case, options, 1), contexts, name)
+        return
     base = peer(options.implicit, "implicit", pairs, options)
     print(f"{len(lists):,} users, {n_items:,} items, {len(pairs):,} events; dim {options.dim}")
     print(f"{options.threads} threads, batches of {options.batch:,} contexts, windows of {options.windows}")
@@ -185,7 +235,7 @@ def main() -> None:
     rows: dict[str, tuple[dict[str, float], int]] = {}
     if base:
         rows["implicit BPR"] = (base, 1)
-    for name, case in CASES.items():
+    for name, case in cases.items():
         rows[name] = (train(lists, n_items, case, options), case["negatives"])
     if options.recbole and (found := peer(options.recbole, "recbole", pairs, options)):
         rows["RecBole BPR"] = (found, 1)

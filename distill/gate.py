@@ -28,14 +28,14 @@ from benchmarks.report.gate_page import gate_csv, gate_markdown, gate_picture, g
 from benchmarks.report.verdict import gate_sentence
 from benchmarks.tuning import RANGES, WALKS, Settings, Trial, best_of, budget_of, search
 from distill.ask import ContextScorer, quality, row_scorer, sample
-from distill.config import Config, Spec, load, to_tree
+from distill.config import Config, Spec, load
 from distill.data.dataset import TEST, VALID, Dataset
 from distill.engine.accelerator import make_accelerator
 from distill.errors import UserError
 from distill.evaluate import plain
-from distill.gate_runs import config_of_run, tuned_student
+from distill.gate_runs import config_of_run, control_recipe, keep_finished_trials, tuned_student
 from distill.plugins import nearest, resolve
-from distill.progress import console, say
+from distill.progress import console, is_main_process, say
 from distill.ranking.cases import Cases, cases_of
 from distill.ranking.evaluator import Evaluation, evaluate, rank
 from distill.ranking.gate import GATE, GATE_FILE, against_strata, teacher_gate
@@ -109,10 +109,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 def run_gate(config: Config, models: Sequence[str], trials: int, seconds: float) -> dict[str, Any]:
     """Tunes the baselines, compares them on the test part, and returns what gate.json holds."""
-    recipe = to_tree([config.student, config.control_losses, config.control_fit]) if CONTROL in models else []
+    recipe = control_recipe(config) if CONTROL in models else []
+    settings = {"models": list(models), "trials": trials, "seconds": seconds, "seed": config.seed, "control": recipe}
+    if is_main_process():
+        keep_finished_trials(config.folder / GATE, settings)
     folder = run_stage(
         config.folder / GATE,
-        settings={"models": list(models), "trials": trials, "seconds": seconds, "seed": config.seed, "control": recipe},
+        settings=settings,
         inputs=[config.folder / "data", config.folder / "teacher"],
         build=lambda path: build(config, path, models, trials, seconds),
         config_source=config.source or "CONFIG",
@@ -185,7 +188,8 @@ class Tuner:
         parts: list[Any] = [dataset.fingerprint, config.seed, name]
         if name == CONTROL:
             self.start, self.ranges, self.train = tuned_student(config)
-            parts += [(read_manifest(config.folder / "teacher") or {})["fingerprint"], self.start]
+            teacher = (read_manifest(config.folder / "teacher") or {})["fingerprint"]
+            parts += [teacher, self.start, control_recipe(config)]
         else:
             self.ranges = RANGES[name]
             self.start = started(name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,12 +15,12 @@ import torch
 
 from benchmarks.tuning import STUDENT_RANGES, Range, Settings
 from distill.ask import ContextScorer
-from distill.config import Config, from_tree
+from distill.config import Config, from_tree, to_tree
 from distill.data.contexts import ContextBatch
 from distill.errors import UserError
 from distill.plugins import resolve
-from distill.recipes import CONTROL, Recipe, recipe_of
-from distill.runs import open_stage, read_manifest
+from distill.recipes import CONTROL, Recipe, deciding, recipe_of
+from distill.runs import PARTIAL, STARTED, open_stage, read_manifest, write_json
 from distill.train_student import train_one
 from students.checkpoint import load_student
 from students.protocol import scores as student_scores
@@ -51,6 +53,37 @@ def config_of_run(run: Path, with_student: bool = True) -> Config:
     if control is not None:
         tree |= {"student": control["student"], "control_losses": control["losses"], "control_fit": control["fit"]}
     return from_tree(tree)
+
+
+def control_recipe(config: Config) -> list[Any]:
+    """All settings of the undistilled student, plain: what its trials belong to."""
+    recipe = recipe_of(config, CONTROL)
+    return [to_tree(recipe.student), to_tree(recipe.losses), deciding(recipe.fit)]
+
+
+def keep_finished_trials(folder: Path, settings: dict[str, Any]) -> None:
+    """Lets a gate that was stopped go on with another budget or other baselines; the stage would begin anew otherwise.
+
+    Trials depend on those before them, on data, seed and the undistilled student's recipe, and not on the budget. Where
+    seed or recipe differ nothing is done, and where the data do the stage itself begins anew. Baselines that aren't
+    asked for any more lose their trials, as they do in a finished gate.
+
+    Args:
+        folder: Of the gate, beside which the stopped one lies.
+        settings: Of the gate that is about to run, as its manifest will have them.
+    """
+    partial = folder.with_name(folder.name + PARTIAL)
+    if not (partial / STARTED).is_file():
+        return
+    wanted = json.loads(json.dumps(settings))
+    started = json.loads((partial / STARTED).read_text(encoding="utf-8"))
+    before = started["settings"]
+    recipes = [found["control"] for found in (before, wanted) if found["control"]]
+    if before["seed"] != wanted["seed"] or recipes[1:] not in ([], recipes[:1]):
+        return
+    for name in set(before["models"]) - set(wanted["models"]):
+        shutil.rmtree(partial / name, ignore_errors=True)
+    write_json(partial / STARTED, {**started, "settings": wanted})
 
 
 def tuned_student(

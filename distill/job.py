@@ -10,6 +10,19 @@ import torch
 from torch import nn
 
 Batch = dict[str, torch.Tensor]
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def mixed(precision: str, device: torch.device, weights: torch.dtype = torch.float32) -> torch.autocast:
+    """Autocast to the half type of a precision.
+
+    Args:
+        precision: "bf16", "fp16", or "fp32", which leaves all as it is.
+        device: Where the model is.
+        weights: Their type; weights in a half type (as DeepSpeed's are, which autocast breaks) are left alone.
+    """
+    wanted = precision in HALVES and weights == torch.float32
+    return torch.autocast(device.type, dtype=HALVES.get(precision, torch.bfloat16), enabled=wanted)
 
 
 @dataclass
@@ -26,7 +39,7 @@ class Job:
         weight_decay: Decoupled (AdamW), for matrices only.
         clip: Largest gradient norm; 0 for none.
         accumulation: Batches whose gradients are averaged before one step.
-        precision: "bf16" runs the forward under autocast; "fp32" doesn't.
+        precision: "bf16" and "fp16" run the forward under autocast, "fp16" with scaled losses; "fp32" doesn't.
         evaluations_per_epoch: How often `evaluate` is asked; the best weights are kept.
         patience: Evaluations without a gain after which training stops; 0 never stops early.
         checkpoint_steps: Steps between checkpoints (an epoch's end always writes one); 0 for none at all.
@@ -35,6 +48,7 @@ class Job:
         optimiser: "adamw", or a rule of `distill.engine.optimisers` for tables of rows.
         tables: Endings of the names of the parameters that are such tables.
         rate_scale: A parameter's name to the factor on its learning rate; None leaves all rates alike.
+        compile: Whether torch.compile makes a program of the model's forward and backward.
     """
 
     model: nn.Module
@@ -55,3 +69,4 @@ class Job:
     optimiser: str = "adamw"
     tables: tuple[str, ...] = ()
     rate_scale: Callable[[str], float] | None = None
+    compile: bool = False

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from distill.config import Config, Fit, Loss, Spec
+from distill.config import Config, Fit, Loss, Spec, to_tree
 
 STUDENT, CONTROL = "student", "student_without_distillation"
 SMOOTHING = 0.1
@@ -45,6 +46,12 @@ class Recipe:
         """Teachers that its losses name, the run's own as ""; none for a student that learns from labels alone."""
         named = list(dict.fromkeys(loss.teacher for loss in self.losses if loss.name not in LABELS_ALONE))
         return (named or [""]) if self.taught else []
+
+
+def deciding(settings: Fit) -> dict[str, Any]:
+    """What of a training's settings decides its result: all but `compile`, so nothing is trained anew for its sake."""
+    tree: dict[str, Any] = to_tree(settings)
+    return {key: value for key, value in tree.items() if key != "compile"}
 
 
 def recipe_of(config: Config, name: str) -> Recipe:

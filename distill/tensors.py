@@ -19,6 +19,9 @@ def mask_seen(scores: Tensor, seen: Tensor) -> Tensor:
     Seen items are padded with N or more; a row of padding alone masks nothing.
     """
     n_items = scores.shape[1]
+    if torch.compiler.is_compiling():  # without a look at the batch
+        hidden = torch.zeros(len(scores), n_items + 1, dtype=torch.bool, device=scores.device)
+        return scores.masked_fill(hidden.scatter(1, seen.clamp_max(n_items), True)[:, :n_items], -torch.inf)
     last = seen[:, -1:].clamp_max(n_items - 1)
     empty = seen[:, -1] >= n_items
     index = torch.where(seen < n_items, seen, last)
@@ -86,72 +89,10 @@ def history_pools(history: Tensor, table: Tensor, decays: Tensor, dropped: float
         kept = torch.where(remaining.any(1, keepdim=True), remaining, kept)
     weights = torch.exp(-age / decays[:, None])[:, None, :] * kept  # (K, B, L)
     weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-6)
-    if torch.compiler.is_compiling():  # exporting: ONNX has no embedding bag, it would become a loop over the batch
+    if torch.compiler.is_exporting():  # ONNX has no embedding bag, it would become a loop over the batch
         return weights.transpose(0, 1) @ functional.embedding(index, table)
     pools = [functional.embedding_bag(index, table, per_sample_weights=w, mode="sum") for w in weights]
     return torch.stack(pools, 1)
-
-
-def window_pools(items: Tensor, table: Tensor, decays: Tensor, width: int, dropped: float = 0.0) -> Tensor:
-    """`history_pools` of all contexts of windows, each from the one before: no history is laid out or summed twice.
-
-    Context w of a window has read the L columns from w on, L = T - width + 1, so with e_c the vector in column c
-    P_w = f P_(w-1) + e_(L-1+w) - f^L e_(w-1), f = exp(-1 / decay).
-
-    Args:
-        items: Windows (S, T), padded with N or more.
-        table: Item vectors (N, D).
-        decays: Time constants in items (K,).
-        width: Contexts of a window, W.
-        dropped: Share of items left out at random, for all contexts of a window alike; the first of a window stays.
-
-    Returns:
-        (W * S, K, D), window s at place w in row w * S + s.
-    """
-    index = items.T.contiguous()
-    inside = index < table.shape[0]
-    kept = inside.to(table.dtype)
-    if dropped:
-        opening = inside & (inside.cumsum(0) == 1)
-        kept = kept * ((torch.rand_like(kept) >= dropped) | opening)
-    rows = functional.embedding(torch.where(inside, index, 0), table) * kept[:, :, None]
-    factor = torch.exp(-1 / decays)
-    sums, counts = (_decayed_sums(part, factor, width) for part in (rows, kept[:, :, None]))
-    return (sums * counts.clamp_min(1e-6).reciprocal()).flatten(0, 1)
-
-
-def _decayed_sums(rows: Tensor, factor: Tensor, width: int) -> Tensor:
-    """P_w of `window_pools` for columns (T, S, D) and factors (K,): (W, S, K, D)."""
-    length = len(rows) - width + 1
-    steps = rows[length - 1 :, :, None, :].expand(-1, -1, len(factor), -1).clone()  # (W, S, K, D)
-    steps[1:] -= rows[: width - 1, :, None, :] * (factor**length)[:, None]
-    age = torch.arange(length - 2, -1, -1, device=rows.device, dtype=rows.dtype)  # of all but the latest column
-    start = (factor[:, None] ** age) @ rows[: length - 1].flatten(1)  # (K, S * D)
-    start = start.view(len(factor), rows.shape[1], -1).transpose(0, 1)
-    return _Scan.apply(steps, factor, start)
-
-
-class _Scan(torch.autograd.Function):
-    """x_w + factor * (x_(w-1) + factor * (... + factor * start)) along the first dimension of (W, S, K, D)."""
-
-    @staticmethod
-    def forward(context: Any, steps: Tensor, factor: Tensor, start: Tensor) -> Tensor:
-        out, by = steps, factor[:, None]
-        context.mark_dirty(steps)
-        out[0].addcmul_(start, by)
-        for place in range(1, len(out)):
-            out[place].addcmul_(out[place - 1], by)
-        context.save_for_backward(out, factor, start)
-        return out
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        out, factor, start = context.saved_tensors
-        flow, by = gradients[0].clone(), factor[:, None]
-        for place in range(len(flow) - 2, -1, -1):
-            flow[place].addcmul_(flow[place + 1], by)
-        of_factor = (flow[0] * start).sum((0, 2)) + (flow[1:] * out[:-1]).sum((0, 1, 3))
-        return flow, of_factor, flow[0] * by
 
 
 def nearest_rows(vectors: Tensor, count: int, block: int = 1024) -> Tensor:

@@ -23,6 +23,7 @@ from distill.data.contexts import ContextBatch, Contexts, Kind, train_contexts
 from distill.data.dataset import VALID, Dataset
 from distill.engine.accelerator import make_accelerator
 from distill.engine.loop import best_weights, fit
+from distill.engine.whole import refuse_split_weights
 from distill.errors import UserError
 from distill.extensions import extended, extension_settings, outcomes_of, with_outcome, without_some_histories
 from distill.job import Batch, Job
@@ -31,7 +32,7 @@ from distill.objectives.objective import Objective
 from distill.plugins import nearest
 from distill.progress import is_main_process, say
 from distill.ranking.cases import cases_of
-from distill.recipes import CONTROL, STUDENT, Recipe, recipe_of, seed_folder
+from distill.recipes import CONTROL, STUDENT, Recipe, deciding, recipe_of, seed_folder
 from distill.rescore import scores_folder
 from distill.runs import WORK, run_stage
 from distill.score_teacher import CONTEXTS
@@ -75,17 +76,21 @@ def train_one(
         folder: In place of the recipe's own.
         watch: Told each validation figure; may raise to give the training up.
     """
-    folder, recipe = folder or seed_folder(config, recipe.name, offset), recipe_to_solve(recipe)
+    folder = folder or seed_folder(config, recipe.name, offset)
+    trained, recipe = recipe, recipe_to_solve(recipe)
+    in_closed_form = recipe is not trained
     sources = {teacher: scores_folder(config, teacher) for teacher in recipe.teachers}
     inputs = [config.folder / "data", config.folder / "teacher"]
     if recipe.taught:
         inputs += list(dict.fromkeys([config.folder / "scores", *sources.values()]))
     config = dataclasses.replace(config, seed=config.seed + offset)
     accelerator = make_accelerator(config.run.tracker, config.folder / "logs" / folder.name)
+    if not in_closed_form:
+        refuse_split_weights(accelerator, f"student '{recipe.student.name}'")
     settings = {
         "student": to_tree(recipe.student),
         "losses": to_tree(recipe.losses),
-        "fit": to_tree(recipe.fit),
+        "fit": deciding(recipe.fit),
         "vectors": recipe.use_vectors,
         "seed": config.seed,
         **extension_settings(config),
@@ -272,6 +277,7 @@ def job_of(
         micro_batch=settings.batch_size,
         optimiser=settings.optimiser,
         tables=("identity",),
+        compile=settings.compile,
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from distill.config import Config, load
 from distill.errors import UserError
 from distill.progress import say
-from distill.recipes import CONTROL, STUDENT, Recipe, recipe_of
+from distill.recipes import CONTROL, STUDENT, Recipe, deciding, recipe_of
 from distill.runs import digest
 from distill.tune_space import Range, applied, present, space_of
 
@@ -187,7 +187,7 @@ class Search:
         inputs = {name: manifest["fingerprint"] for name, manifest in found.items() if manifest is not None}
         about = {
             "space": {key: dataclasses.asdict(limits) for key, limits in self.space.items()},
-            "recipe": to_tree(dataclasses.asdict(self.recipe)),
+            "recipe": {**to_tree(dataclasses.asdict(self.recipe)), "fit": deciding(self.recipe.fit)},
             "seed": self.config.seed,
             **inputs,
         }

@@ -12,12 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from distill.data.ragged import Lists
 from distill.job import Batch
-
-FEW = 2**25  # cells of a table of where each window has each item, up to which it is laid out
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,7 @@ class Windows:
     first: np.ndarray
     shuffle: int | None = None
     _orders: dict[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+    _again: dict[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def of(cls, lists: Lists, n_items: int, width: int, length: int, shuffle: int | None = None) -> Windows:
@@ -81,32 +79,40 @@ class Windows:
 
         Returns:
             history (S, L + W - 1), padded with N on either side; label and user (W * S,), label -1 where a window has
-            no further context; window_seen (S, M), each user's events from the first on, padded with N on the right;
-            window_first (S,), how many of them the window's first context has seen.
+            no further context; window_first (S,), how many events of the user the window's first context has seen;
+            window_events, window_row and window_place (F,), all events that some context has seen: item, window, and
+            place in the user's sequence. window_repeats (W * S,), which labels have been seen, where a user's events
+            may repeat.
         """
         rows, epoch = numbers % len(self), int(numbers[0]) // len(self) if len(numbers) else 0
-        items = self._items(epoch)
+        items, again = self._items(epoch), self._repeats(epoch)
         user, first = self.owner[rows], self.first[rows]
         start, count = self.lists.indptr[user], np.diff(self.lists.indptr)[user]
         width = int(np.minimum(self.width, count - first).max(initial=1))
         length = int(min(self.length, (first + width - 1).max(initial=1)))
         last = np.minimum(first + width, count)  # events up to the last label, which is never part of a history
 
-        def events(place: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        def events(place: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             inside = (place >= 0) & (place < stop[:, None])
-            found = items[np.where(inside, start[:, None] + place, 0)]
-            return np.where(inside, found, self.n_items).astype(np.int64)
+            at = np.where(inside, start[:, None] + place, 0)
+            return np.where(inside, items[at], self.n_items).astype(np.int64), at
 
-        history = events(first[:, None] - length + np.arange(length + width - 1), last - 1)
-        label = events(first[:, None] + np.arange(width), last).T.reshape(-1)
-        seen = events(np.arange(int((last - 1).max(initial=1)))[None, :], last - 1)
-        return {
-            "history": torch.from_numpy(history),
-            "label": torch.from_numpy(np.where(label == self.n_items, -1, label)),
-            "user": torch.from_numpy(np.tile(user, width).astype(np.int64)),
-            "window_seen": torch.from_numpy(seen),
-            "window_first": torch.from_numpy(first.astype(np.int64)),
+        history, _ = events(first[:, None] - length + np.arange(length + width - 1), last - 1)
+        label, label_at = (part.T.reshape(-1) for part in events(first[:, None] + np.arange(width), last))
+        row = np.repeat(np.arange(len(rows)), last - 1)
+        place = np.arange(len(row)) - np.repeat(np.cumsum(last - 1) - (last - 1), last - 1)
+        batch = {
+            "history": history,
+            "label": np.where(label == self.n_items, -1, label),
+            "user": np.tile(user, width).astype(np.int64),
+            "window_first": first.astype(np.int64),
+            "window_events": items[start[row] + place].astype(np.int64),
+            "window_row": row.astype(np.int64),
+            "window_place": place.astype(np.int32),
         }
+        if again is not None:
+            batch["window_repeats"] = again[label_at]
+        return {name: torch.from_numpy(values) for name, values in batch.items()}
 
     def _items(self, epoch: int) -> np.ndarray:
         """All events, those of each user in the order of the epoch."""
@@ -118,84 +124,26 @@ class Windows:
             self._orders[epoch] = self.lists.items[np.lexsort((drawn, self.lists.row_numbers()))]
         return self._orders[epoch]
 
-
-@dataclass(frozen=True)
-class Seen:
-    """What each context of a batch has seen, for contexts one by one: items (B, S), padded with N or more."""
-
-    items: Tensor
-    n_items: int
-
-    def among(self, place: Tensor, count: int) -> Tensor:
-        """Which of `count` items each context has seen (B, count); `place` (N + 1,) is an item's number, or -1."""
-        hidden = torch.zeros(len(self.items), count + 1, dtype=torch.bool, device=self.items.device)
-        return hidden.scatter_(1, place[self.items.clamp_max(self.n_items)] % (count + 1), True)[:, :count]
-
-    def holds(self, items: Tensor) -> Tensor:
-        """Which of the items (B, J) each context has seen."""
-        if len(self.items) * self.n_items > FEW:
-            return torch.stack([(self.items == column[:, None]).any(1) for column in items.unbind(1)], 1)
-        known = torch.zeros(len(self.items), self.n_items + 1, dtype=torch.bool, device=self.items.device)
-        return known.scatter_(1, self.items.clamp_max(self.n_items), True).gather(1, items)
+    def _repeats(self, epoch: int) -> np.ndarray | None:
+        """Which events repeat an earlier one of the same user, bool (E,); None where no order has any."""
+        if "any" not in self._again:
+            self._again["any"] = _repeated(self.lists, self.lists.items)
+        first = self._again["any"]
+        if not first.any():
+            return None
+        if self.shuffle is None:
+            return first
+        key = str(epoch)
+        if key not in self._again:
+            self._again.clear()
+            self._again.update({"any": first, key: _repeated(self.lists, self._items(epoch))})
+        return self._again[key]
 
 
-@dataclass(frozen=True)
-class WindowSeen:
-    """The same for windows: context w of window s has seen the first `first[s] + w` of `items[s]`.
-
-    Attributes:
-        items: (S, M), padded with N.
-        first: (S,).
-        width: W.
-        n_items: N.
-    """
-
-    items: Tensor
-    first: Tensor
-    width: int
-    n_items: int
-
-    @property
-    def until(self) -> Tensor:
-        """Events that each context has seen (W, S)."""
-        return self.first[None, :] + torch.arange(self.width, device=self.first.device)[:, None]
-
-    def among(self, place: Tensor, count: int) -> Tensor:
-        """Which of `count` items each context has seen (W * S, count); `place` (N + 1,) is an item's number, or -1."""
-        at = self._first_place(place[self.items] % (count + 1), count + 1)[:, :count]
-        return (at[None] < self.until[:, :, None]).flatten(0, 1)
-
-    def holds(self, items: Tensor) -> Tensor:
-        """Which of the items (W * S, J) each context has seen."""
-        shaped = items.view(self.width, len(self.items), -1)
-        if len(self.items) * self.n_items > FEW:
-            at = torch.stack([self._search(column) for column in shaped.flatten(0, 1).unbind(1)], 1).view_as(shaped)
-        else:
-            where = self._first_place(self.items, self.n_items + 1)
-            at = where[None].expand(self.width, -1, -1).gather(2, shaped)
-        return (at < self.until[:, :, None]).flatten(0, 1)
-
-    def mask(self, scores: Tensor) -> Tensor:
-        """Sets the scores (W * S, N) of seen items to -inf, in place."""
-        at = self._first_place(self.items, self.n_items + 1)[:, : self.n_items]
-        scores.view(self.width, len(at), -1).masked_fill_(at[None] < self.until[:, :, None], -torch.inf)
-        return scores
-
-    def _first_place(self, columns: Tensor, count: int) -> Tensor:
-        """Place of the first event in each column (S, count), M where there is none."""
-        places = torch.arange(columns.shape[1], device=columns.device, dtype=torch.int32).expand_as(columns)
-        out = torch.full((len(columns), count), 2**30, dtype=torch.int32, device=columns.device)
-        return out.scatter_reduce_(1, columns, places, "amin")
-
-    def _search(self, items: Tensor) -> Tensor:
-        """Place of the first event with one item a context (W * S,)."""
-        rows = self.items.repeat(self.width, 1) == items[:, None]
-        return torch.where(rows.any(1), rows.to(torch.uint8).argmax(1), 2**30).to(torch.int32)
-
-
-def seen_of(batch: Batch, n_items: int) -> Seen | WindowSeen:
-    """What the contexts of a batch have seen, of either kind."""
-    if "window_seen" not in batch:
-        return Seen(batch["seen"], n_items)
-    width = len(batch["label"]) // len(batch["window_first"])
-    return WindowSeen(batch["window_seen"], batch["window_first"], width, n_items)
+def _repeated(lists: Lists, items: np.ndarray) -> np.ndarray:
+    """Which events (E,) repeat an earlier one of the same row."""
+    again = np.ones(len(items), dtype=bool)
+    if len(items):
+        pairs = lists.row_numbers().astype(np.int64) * (int(items.max()) + 1) + items
+        again[np.unique(pairs, return_index=True)[1]] = False
+    return again

@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from distill.data.dataset import Dataset
 from distill.errors import UserError
-from distill.tensors import history_pools, window_pools
+from distill.tensors import history_pools
+from distill.window_pools import window_pools
 from students.item_table import ItemTable
 from students.tail_expert import TailExpert
 
@@ -137,13 +138,42 @@ class TableStudent(nn.Module):
         mean = (self.bias * self.warm).sum() / self.warm.sum().clamp_min(1)
         return torch.where(self.warm, self.bias, -torch.inf if self.training else mean + self.cold_shift)
 
-    def pools(self, history: Tensor) -> Tensor:
-        """Decayed means (B, K, D) of the history's vectors, some items left out in training."""
-        dropped = self.item_dropout if self.training else 0.0
-        history, table = self._vectors_of(history)
+    def pools(self, history: Tensor, dropout: float = 0.0) -> Tensor:
+        """Decayed means (B, K, D) of the history's vectors, some items left out in training.
+
+        Args:
+            history: Histories (B, L).
+            dropout: Share of the means' numbers set to zero in training.
+        """
+        noise = dropout if self.training else 0.0
         if self.window:
-            return window_pools(history, table, self.log_decay.exp(), self.window, dropped)
-        return history_pools(history, table, self.log_decay.exp(), dropped)
+            return self._of_windows(history, torch.zeros_like(self.log_decay), noise)[1]
+        pools = self._of_histories(history)
+        return functional.dropout(pools, noise) if noise else pools
+
+    def pools_and_mean(self, history: Tensor, mix: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+        """The sum (B, D) of `pools`, weighted by `mix` (K,), and the pools themselves (B, K, D)."""
+        if self.window:
+            return self._of_windows(history, mix, dropout if self.training else 0.0)
+        pools = self.pools(history, dropout)
+        return (mix[:, None] * pools).sum(1), pools
+
+    def mean_pool(self, history: Tensor, mix: Tensor) -> Tensor:
+        """The sum (B, D) alone, without dropout."""
+        if self.window:
+            return self._of_windows(history, mix, means_alone=True)[0]
+        return (mix[:, None] * self._of_histories(history)).sum(1)
+
+    def _of_histories(self, history: Tensor) -> Tensor:
+        history, table = self._vectors_of(history)
+        return history_pools(history, table, self.log_decay.exp(), self.item_dropout if self.training else 0.0)
+
+    def _of_windows(
+        self, history: Tensor, mix: Tensor, noise: float = 0.0, means_alone: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        history, table = self._vectors_of(history)
+        dropped = self.item_dropout if self.training else 0.0
+        return window_pools(history, table, self.log_decay.exp(), mix, self.window, dropped, noise, means_alone)
 
     def encode_windows(self, history: Tensor, width: int) -> Tensor:
         """Queries (W * S, D) of all contexts of windows (S, T), see `distill.windows`.

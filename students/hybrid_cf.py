@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from students.heads import TableStudent, even_mix
+from students.hidden_layer import hidden_layer
 from students.item_table import TextUse, item_tables
 from students.tail_expert import with_tail_expert
 
@@ -71,6 +71,5 @@ class HybridCF(TableStudent):
 
     def encode(self, history: Tensor) -> Tensor:
         """Queries (B, D), already multiplied by the logit scale, for histories (B, L)."""
-        pools = self.dropout(self.pools(history))  # (B, K, D)
-        correction = self.contract(functional.gelu(self.expand(pools.flatten(1))))
-        return self.scaled((self.mix[:, None] * pools).sum(1) + correction)
+        mean, pools = self.pools_and_mean(history, self.mix, self.dropout.p)  # (B, D), (B, K, D)
+        return self.scaled(mean + hidden_layer(pools.flatten(1), self.expand, self.contract))

@@ -17,9 +17,10 @@ Graph = tuple[Tensor, Tensor]
 class PropagatedTable(nn.Module):
     """A table of items after some steps from items to users and back, the mean over all steps.
 
-    E_k+1 = A' A E_k, A_ui = 1 / sqrt(c_u c_i) over the train events; the result is the mean of E_0, ..., E_K. It is
-    LightGCN on the same graph, with users that start at zero: there is no table of users, in training neither. Without
-    a graph it is the table itself.
+    E_k+1 = A' A E_k, A_ui = w_ui / sqrt(c_u c_i) over the train events, w_ui the event's weight (1 where the data
+    have none) and c the sums of weights; the result is the mean of E_0, ..., E_K. It is LightGCN on the same graph,
+    with users that start at zero: there is no table of users, in training neither. Without a graph it is the table
+    itself.
     """
 
     def __init__(self, table: nn.Module, layers: int) -> None:
@@ -113,9 +114,9 @@ class LightGCN(HybridCF):
         self.outputs = self.inputs if tied else PropagatedTable(self.outputs, layers)
 
     def attach(self, dataset: Dataset) -> None:
-        """Takes the graph of the train events: memory 24 bytes an event."""
+        """Takes the graph of the train events, weighted where they have weights: memory 24 bytes an event."""
         super().attach(dataset)
-        adjacency = normalised(interaction_matrix(dataset))
+        adjacency = normalised(interaction_matrix(dataset, weighted=True))
         graph = compressed(adjacency), compressed(adjacency.T.tocsr())
         for part in (self.inputs, self.outputs):
             assert isinstance(part, PropagatedTable)

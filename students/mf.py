@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from distill.noise import dropout
 from students.heads import TableStudent, even_mix
 from students.item_table import TextUse, item_tables
 
@@ -67,5 +68,6 @@ class MatrixFactorisation(TableStudent):
 
     def encode(self, history: Tensor) -> Tensor:
         """Queries W'u (B, D), already multiplied by the logit scale, for histories (B, L)."""
-        user = (self.mix[:, None] * self.pools(history)).sum(1)
-        return self.scaled(self.bilinear(self.dropout(user)))
+        user = self.mean_pool(history, self.mix)
+        user = dropout(user, self.dropout.p) if self.training else user
+        return self.scaled(self.bilinear(user))

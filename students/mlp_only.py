@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from students.heads import TableStudent
+from students.hidden_layer import hidden_layer
 from students.item_table import TextUse, item_tables
 
 
@@ -64,5 +64,5 @@ class MLPOnly(TableStudent):
 
     def encode(self, history: Tensor) -> Tensor:
         """Queries (B, D), already multiplied by the logit scale, for histories (B, L)."""
-        pools = self.dropout(self.pools(history))
-        return self.scaled(self.contract(functional.gelu(self.expand(pools.flatten(1)))))
+        pools = self.pools(history, self.dropout.p)
+        return self.scaled(hidden_layer(pools.flatten(1), self.expand, self.contract))

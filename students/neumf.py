@@ -79,8 +79,8 @@ class NeuMF(TableStudent):
 
     def encode(self, history: Tensor) -> Tensor:
         """States (B, D + H) for histories (B, L): the query, times the logit scale, then the user's half of the MLP."""
-        pools = self.dropout(self.pools(history))
-        query = self.scaled(self.turn * (self.mix[:, None] * pools).sum(1))
+        mean, pools = self.pools_and_mean(history, self.mix, self.dropout.p)
+        query = self.scaled(self.turn * mean)
         return torch.cat([query, self.user_half(pools.flatten(1))], 1)
 
     def correction(self, state: Tensor, items: Tensor) -> Tensor:

@@ -107,5 +107,5 @@ class TwoTower(TableStudent):
 
     def encode(self, history: Tensor) -> Tensor:
         """Queries (B, D), already multiplied by the logit scale, for histories (B, L)."""
-        user = (self.mix[:, None] * self.pools(history)).sum(1)
+        user = self.mean_pool(history, self.mix)
         return self.scaled(self.turn(self.dropout(user)))

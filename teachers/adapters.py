@@ -12,7 +12,8 @@ from transformers import PreTrainedModel as Body
 
 from distill.errors import UserError
 from distill.plugins import nearest
-from teachers.backbone import layers_of
+from teachers.backbone import freeze, layers_of
+from teachers.quantised import keep_out
 
 AUTO = "auto"
 
@@ -26,7 +27,7 @@ class Adapter:
         alpha: The product is multiplied by alpha / rank.
         dropout: On the adapters' input in training.
         targets: Names of the linear layers that get adapters, such as q_proj; `auto` takes all inside the layers.
-        quantised: Asks for a base in 4 bits, which needs a GPU; see `check_adapter`.
+        quantised: The base is kept in 4 bits (`teachers.quantised`), where the member offers that.
     """
 
     rank: int = 8
@@ -36,11 +37,15 @@ class Adapter:
     quantised: bool = False
 
 
-def check_adapter(settings: dict[str, Any] | None) -> Adapter | None:
+def check_adapter(settings: dict[str, Any] | None, quantised: bool = False) -> Adapter | None:
     """Settings of an adapter, or None where there is none.
 
+    Args:
+        settings: As written in a config.
+        quantised: Whether the member offers a base in 4 bits.
+
     Raises:
-        UserError: A key is unknown, a value is out of range, or a 4-bit base is asked for.
+        UserError: A key is unknown, a value is out of range, or a 4-bit base is asked of a member without.
     """
     if settings is None:
         return None
@@ -52,12 +57,23 @@ def check_adapter(settings: dict[str, Any] | None) -> Adapter | None:
         raise UserError(f"adapter.rank is {adapter.rank!r}; give a whole number from 1, or 'adapter: null' for none.")
     if not 0 <= adapter.dropout < 1:
         raise UserError(f"adapter.dropout is {adapter.dropout}; give a share from 0 to below 1.")
-    if adapter.quantised:
-        raise UserError(
-            "adapter.quantised: a base in 4 bits (QLoRA) needs an NVIDIA GPU and the package bitsandbytes, and is not "
-            "part of this version. Use 'quantised: false' with frozen_layers, gradient_checkpointing or a smaller body."
-        )
+    if adapter.quantised and not quantised:
+        raise UserError("adapter.quantised: a base in 4 bits is for text_tower alone; set it to false here.")
     return adapter
+
+
+def outfit(body: Body, adapter: Adapter | None, frozen_layers: int, seed: int) -> None:
+    """Says in place what of a body is to train: adapters above `frozen_layers`, or those layers themselves.
+
+    Raises:
+        UserError: As `add_lora` and `teachers.backbone.freeze` do.
+    """
+    if adapter is None:
+        freeze(body, frozen_layers)
+        return
+    add_lora(body, adapter, frozen_layers, seed)
+    if adapter.quantised:
+        keep_out(body)
 
 
 def add_lora(body: Body, adapter: Adapter, frozen_layers: int = 0, seed: int = 0) -> Body:

@@ -35,7 +35,9 @@ DROPOUTS = (  # what the families call it
 )
 
 
-def open_backbone(name: str, dropout: float | None = None, model: Any = AutoModel) -> tuple[Body, BodyTokenizer]:
+def open_backbone(
+    name: str, dropout: float | None = None, model: Any = AutoModel, four_bits: dict[str, Any] | None = None
+) -> tuple[Body, BodyTokenizer]:
     """Opens a pretrained language model without its head, and its tokenizer.
 
     BERT-type encoders and GPT-type decoders alike. Weights come from safetensors or GGUF only; code out of a model
@@ -45,16 +47,18 @@ def open_backbone(name: str, dropout: float | None = None, model: Any = AutoMode
         name: See `teachers.locate.locate`.
         dropout: Replaces every dropout probability of the model's own configuration.
         model: The transformers class to fill; AutoModelForCausalLM opens a decoder with its head.
+        four_bits: From `teachers.quantised.four_bits`: the linear layers are packed into 4 bits while they are read.
 
     Raises:
-        UserError: Nothing usable is found under the name; the message says where was looked.
+        UserError: Nothing usable is found under the name; the message says where was looked. Or 4 bits are asked of a
+            GGUF file.
     """
     place = locate(name)
     noise = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        body, tokenizer = _open(place, dropout, model)
+        body, tokenizer = _open(place, dropout, model, four_bits)
     except (OSError, ValueError, SafetensorError) as error:
         where = f"folder {place}" if isinstance(place, Path) else f"local folder '{name}' (none), then hub id '{name}'"
         reason = str(error).strip().splitlines()[0]
@@ -75,7 +79,9 @@ def open_backbone(name: str, dropout: float | None = None, model: Any = AutoMode
     return _without_pooler(body), tokenizer
 
 
-def _open(place: str | Path, dropout: float | None, model: Any) -> tuple[Body, BodyTokenizer]:
+def _open(
+    place: str | Path, dropout: float | None, model: Any, four_bits: dict[str, Any] | None
+) -> tuple[Body, BodyTokenizer]:
     def change(config: BodyConfig) -> None:
         _set_dropout(config, dropout)
         if hasattr(config, "use_cache"):
@@ -83,10 +89,13 @@ def _open(place: str | Path, dropout: float | None, model: Any) -> tuple[Body, B
 
     settings: dict[str, Any] = {"trust_remote_code": False, "attn_implementation": ATTENTION}
     if isinstance(place, Path) and place.is_file():
+        if four_bits:
+            raise UserError(f"adapter.quantised reads safetensors, and {place} is GGUF. Give a hub id or a folder.")
         body, tokenizer, _ = open_gguf(place, settings | {"config": change}, model)
         return body, tokenizer
     config = AutoConfig.from_pretrained(place, trust_remote_code=False)
     change(config)
+    settings |= four_bits or {}
     body = model.from_pretrained(place, config=config, use_safetensors=True, dtype=torch.float32, **settings)
     return body, AutoTokenizer.from_pretrained(place, trust_remote_code=False)
 

@@ -127,10 +127,69 @@ def info_nce(
     return 0.5 * (_nll(forward, smoothing) + _nll(backward, smoothing))
 
 
-def _nll(logits: Tensor, smoothing: float) -> Tensor:
-    """Mean cross-entropy of rows whose target stands on the diagonal; candidates at -inf get no smoothed share."""
+def next_item_nce(
+    queries: Tensor,
+    target: Side,
+    seen: Tensor,
+    follows: Tensor,
+    temperature: float,
+    smoothing: float = 0.0,
+    hard: Hard | None = None,
+) -> Tensor:
+    """Softmax of each history over the next items of all histories of the batch, each item once, with logQ correction.
+
+    An item of popularity q is among the next items of B histories with probability 1 - (1 - q)^B; its logit loses the
+    logarithm of that, so that what all candidates sum up to estimates the sum over the catalogue. Items that the user
+    had before are no negatives.
+
+    Args:
+        queries: Unit vectors of histories (B, d).
+        target: Their next items, B rows.
+        seen: Items that are no negatives of a history, int64 (B, S), padded with N.
+        follows: 1 where `target` is the next item; other rows take no part, int64 (B,).
+        temperature: Divides the cosines.
+        smoothing: Share of the target that is spread evenly over all candidates of a history.
+        hard: Further negatives of each row.
+
+    Returns:
+        Scalar; 0 where no row takes part.
+
+    References:
+        Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations" (2019), section 3;
+        weights by the chance to be included: Horvitz and Thompson, "A Generalization of Sampling Without Replacement
+        from a Finite Universe" (1952).
+    """
+    rows = follows.nonzero()[:, 0]
+    if not len(rows):
+        return queries.sum() * 0.0
+    queries, target, seen = queries[rows], target.take(rows), seen[rows]
+    item, column = target.item.unique(return_inverse=True)
+    count = torch.arange(len(rows), device=rows.device)
+    first = torch.full_like(item, len(rows)).scatter_reduce(0, column, count, "amin")
+    candidates = target.take(first)
+    logits = queries.float() @ candidates.vectors.float().T / temperature
+    logits = logits - _log_included(candidates.log_popularity, len(rows))
+    place = torch.searchsorted(item, seen).clamp_max(len(item) - 1)
+    had = torch.zeros_like(logits).scatter_add(1, place, (item[place] == seen).to(logits.dtype)) > 0
+    logits = logits.masked_fill(had.scatter(1, column[:, None], False), -torch.inf)
+    if hard is not None:
+        further = Hard(hard.vectors[rows], _log_included(hard.log_popularity[rows], len(rows)))
+        logits = torch.cat([logits, further.logits(queries, temperature)], dim=1)
+    return _nll(logits, smoothing, column)
+
+
+def _log_included(log_popularity: Tensor, draws: int) -> Tensor:
+    """log(1 - (1 - q)^draws)."""
+    return (-torch.expm1(draws * torch.log1p(-log_popularity.exp()))).log()
+
+
+def _nll(logits: Tensor, smoothing: float, column: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy of rows whose target stands in `column`, by default on the diagonal.
+
+    Candidates at -inf get no smoothed share.
+    """
     log_p = functional.log_softmax(logits, dim=1)
-    loss = -log_p.diagonal().mean()
+    loss = -(log_p.diagonal() if column is None else log_p.gather(1, column[:, None])).mean()
     if not smoothing:
         return loss
     allowed = logits > -torch.inf

@@ -104,7 +104,7 @@ class CrossEncoder:
             keep_layers: Only so many lowest layers of the backbone are used; 0 for all.
             adapter: Low-rank adapters, `{rank: 8, alpha: 16}`; then nothing else of the body trains.
             dropout: Of the body in training; null keeps the backbone's own.
-            precision: auto is bf16 where the device has instructions for it, else fp32.
+            precision: auto is bf16 where the device has instructions for it, else fp32; fp16 trains on GPUs alone.
             accumulation: Batches a step.
             evaluations_per_epoch: How often validation decides which weights are the best.
             patience: Evaluations without a gain before stopping; 0 never stops early.
@@ -268,7 +268,7 @@ class CrossEncoder:
         model.heads.load_state_dict({k.removeprefix("heads."): v for k, v in tables.items() if k.startswith("heads.")})
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()
-        self.numbers = chosen_precision(self.precision, self.device)
+        self.numbers = chosen_precision(self.precision, self.device, training=False)
         if "mean" in about:
             user, item = (tables[f"{name}_bias"].numpy() for name in ("user", "item"))
             self.base = RatingBase(about["mean"], user, item, about["scale"])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel as Body
 
-from distill.job import Batch
+from distill.job import Batch, mixed
 from teachers.multi_task import Heads, Ranking, task_losses
 from teachers.pair_texts import PairTexts
 from teachers.text_encoder import pool
@@ -60,8 +60,7 @@ def judge(
     while first < len(order):
         rows = order[first : first + max(1, BATCH_TOKENS // int(lengths[order[first]]))]
         batch = {name: value.to(device) for name, value in texts.batch(history[rows], items[rows]).items()}
-        half = torch.float16 if numbers == "fp16" else torch.bfloat16
-        with torch.autocast(device.type, dtype=half, enabled=numbers != "fp32" and weights.dtype == torch.float32):
+        with mixed(numbers, device, weights.dtype):
             outputs = model(batch)
         for task, values in outputs.items():
             found.setdefault(task, torch.zeros(len(items)))[torch.from_numpy(rows)] = values.float().cpu()

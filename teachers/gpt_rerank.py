@@ -97,7 +97,7 @@ class GPTRerank:
             weight_decay: Of AdamW, for matrices.
             adapter: Low-rank adapters, `{rank: 8, alpha: 16}`; then nothing else trains.
             frozen_layers: In fine-tuning the embeddings and so many lowest layers stay as they are; -1 trains all.
-            precision: auto is bf16 where the device has instructions for it, else fp32.
+            precision: auto is bf16 where the device has instructions for it, else fp32; fp16 trains on GPUs alone.
             accumulation: Batches a step.
             evaluations_per_epoch: How often validation decides which weights are the best.
             patience: Evaluations without a gain before stopping; 0 never stops early.
@@ -128,6 +128,7 @@ class GPTRerank:
     def prepare(self, inputs: Inputs) -> None:
         """Opens the model and tokenises every title once; without training, finds form and weight on validation."""
         dataset, self.seed, self.device = inputs.dataset, inputs.seed, inputs.device
+        chosen_precision(self.precision, self.device)  # before anything is opened
         self.first = FirstStage.named("gpt_rerank", self.retriever, self.candidates, inputs)
         self.dataset = dataset
         titles = [title.strip() for title in dataset.titles]
@@ -236,7 +237,7 @@ class GPTRerank:
 
     def _serve(self) -> TitleJudge:
         """Judges with the present model from now on; what was known of another is forgotten."""
-        self.numbers = chosen_precision(self.precision, self.device)
+        self.numbers = chosen_precision(self.precision, self.device, training=False)
         self.body.to(self.device).eval()
         self.judge = TitleJudge(self.body, self.prompts, self.device, self.numbers, self.batch_pairs)
         return self.judge

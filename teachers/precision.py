@@ -8,22 +8,28 @@ import torch
 
 from distill.errors import UserError
 
-PRECISIONS = ("auto", "bf16", "fp32")
+PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 
 
-def chosen_precision(setting: str, device: torch.device) -> str:
+def chosen_precision(setting: str, device: torch.device, training: bool = True) -> str:
     """The precision that `setting` means on this device.
 
     Args:
         setting: `auto` is bf16 where the device has instructions for it and fp32 elsewhere: a CPU without them emulates
-            bf16 and is up to a hundred times slower than in fp32.
+            bf16 and is up to a hundred times slower than in fp32. `fp16` is for GPUs, above all those without bf16.
         device: Where to compute.
+        training: A model trained in fp16 may answer on a CPU, and does so in fp32.
 
     Raises:
-        UserError: The setting is unknown.
+        UserError: The setting is unknown, or a CPU is to train in fp16.
     """
     if setting not in PRECISIONS:
         raise UserError(f"precision is '{setting}'; known: {', '.join(PRECISIONS)}.")
+    if setting == "fp16" and device.type == "cpu":
+        if training:
+            better = "bf16, for which this one has instructions, or fp32" if has_bf16(device) else "fp32"
+            raise UserError(f"precision is 'fp16', which is for GPUs, and this runs on a CPU. Use {better}; or 'auto'.")
+        return "fp32"
     if setting != "auto":
         return setting
     return "bf16" if has_bf16(device) else "fp32"

@@ -11,9 +11,10 @@ from torch.nn import functional
 from transformers import PreTrainedModel as Body
 from transformers import PreTrainedTokenizerBase as BodyTokenizer
 
-from distill.job import Batch
-from teachers.body_parts import frozen_depth, lower, upper
-from teachers.contrastive import Hard, Side, info_nce
+from distill.job import HALVES, Batch, mixed
+from distill.tensors import history_pools
+from teachers.body_parts import frozen_depth, lower, resumable, upper
+from teachers.contrastive import Hard, Side, gather_rows, info_nce, next_item_nce
 
 ENCODING_TOKENS = 8192  # tokens a batch when all texts are encoded
 CHARACTERS_PER_TOKEN = 12  # of a text's beginning that is read first; more is read where this made too few tokens
@@ -114,15 +115,26 @@ class TextEncoder(nn.Module):
 
     `forward` takes what `Texts.batch` gives and returns `{"vectors": (M, h)}`. With the pairs of a training batch
     beside it (`left`, `right`: rows of the batch, (B,); `item`, `log_popularity`: of each row, (M,); with hard
-    negatives also `negatives`: rows, (M, H)) it returns `{"loss": scalar}`.
+    negatives also `negatives`: rows, (M, H)) it returns `{"loss": scalar}`. With histories (`history`, `seen`,
+    `follows`: see `teachers.histories.Histories.join`) the loss is a mean of the contrastive one, `pairs`, and of
+    `next_item`, which counts `next_item` of it; decayed means of the histories' vectors ask for the right items.
     """
 
-    def __init__(self, body: Body, pooling: str, temperature: float, smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        body: Body,
+        pooling: str,
+        temperature: float,
+        smoothing: float = 0.0,
+        next_item: float = 0.0,
+        decay: float = 1.0,
+    ) -> None:
         super().__init__()
         self.body = body
         self.pooling = pooling
         self.temperature = temperature
         self.smoothing = smoothing
+        self.next_item, self.decay = next_item, decay
         self.frozen = frozen_depth(body)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -140,7 +152,17 @@ class TextEncoder(nn.Module):
         if "negatives" in batch:
             own = Hard(vectors, batch["log_popularity"])
             hard = [own.take(batch["negatives"][batch[side]]).gather() for side in ("left", "right")]
-        return {"loss": info_nce(left, right, self.temperature, self.smoothing, *hard)}
+        if "history" not in batch:
+            return {"loss": info_nce(left, right, self.temperature, self.smoothing, *hard)}
+        pools = history_pools(batch["history"], vectors, vectors.new_tensor([self.decay]))[:, 0]
+        histories = [functional.normalize(pools, dim=-1), batch["seen"], batch["follows"]]
+        query, seen, follows = map(gather_rows, histories)
+        next_item = next_item_nce(query, right, seen, follows, self.temperature, self.smoothing, hard[1])
+        if self.next_item == 1:
+            return {"loss": next_item}
+        pairs = info_nce(left, right, self.temperature, self.smoothing, *hard)
+        loss = (1 - self.next_item) * pairs + self.next_item * next_item
+        return {"loss": loss, "pairs": pairs, "next_item": next_item}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -160,15 +182,25 @@ class TextEncoder(nn.Module):
             dtype: How the output is kept; also the precision of the computation.
         """
         self.to(device).eval()
+        half = dtype if dtype != torch.float32 else torch.bfloat16
         kept = torch.empty(len(texts.tokens), self.body.config.hidden_size, dtype=dtype)
         for rows in texts.budgeted(ENCODING_TOKENS):
             batch = {name: value.to(device) for name, value in texts.batch(rows).items()}
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            with torch.autocast(device.type, dtype=half, enabled=dtype != torch.float32):
                 hidden = lower(self.body, batch["tokens"], batch["mask"], self.frozen)
             inside = batch["mask"]
             place = (texts.start[rows][:, None] + torch.arange(inside.shape[1]))[inside.cpu()]
             kept[place] = hidden[inside].to("cpu", dtype)
         texts.hidden = kept
+
+
+def keep_frozen(encoder: TextEncoder, texts: Texts, device: torch.device, precision: str, megabytes: int) -> None:
+    """Runs the frozen layers once for all texts, where the family allows it and their output fits in `megabytes`."""
+    if not resumable(encoder.body):
+        return
+    dtype = HALVES.get(precision, torch.float32)
+    if len(texts.tokens) * encoder.body.config.hidden_size * dtype.itemsize <= megabytes * 2**20:
+        encoder.cache_frozen(texts, device, dtype)
 
 
 @torch.no_grad()
@@ -181,15 +213,14 @@ def encode(
         model: A `TextEncoder`, or what an engine wrapped around it.
         texts: N texts.
         device: Where the model is.
-        precision: bf16 runs under autocast, unless the weights are bfloat16 already (as DeepSpeed's are, which autocast
-            breaks).
+        precision: bf16 and fp16 run under autocast, unless the weights are of a half type already.
         share: This process's number and how many there are; each encodes its part of the texts.
 
     Returns:
         (N, h), float32, on the CPU; rows of other processes' texts are zero, so that the sum over processes is whole.
     """
     rank, world = share
-    half = precision == "bf16" and next(model.parameters()).dtype == torch.float32
+    weights = next(model.parameters()).dtype
     batches = texts.budgeted(ENCODING_TOKENS)
     vectors: Tensor | None = None
     was_training = model.training
@@ -198,7 +229,7 @@ def encode(
     for first in range(0, len(batches), world):
         rows = batches[min(first + rank, len(batches) - 1)]
         batch = {name: value.to(device) for name, value in texts.batch(rows).items()}
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+        with mixed(precision, device, weights):
             encoded = model(batch)["vectors"].float().cpu()
         if vectors is None:
             vectors = torch.zeros(len(texts), encoded.shape[1])

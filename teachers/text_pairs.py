@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from distill.data.dataset import Lists
 from distill.job import Batch
+from teachers.histories import Histories
 from teachers.text_encoder import Texts
 
 WINDOW = 32  # batches within which pairs are sorted by length: padding shrinks, and batches stay mixed
@@ -23,10 +24,12 @@ class Pairs:
     Attributes:
         items: Item indices, int64 (P, 2).
         near: How many pairs (the first ones) are direct neighbours; the rest are two apart.
+        place: Where in all lists, end to end, the left item of each pair stands, int64 (P,).
     """
 
     items: np.ndarray
     near: int
+    place: np.ndarray
 
     def epoch(self, far_share: float, rng: np.random.Generator) -> np.ndarray:
         """Pair numbers of one epoch: every near pair, and `far_share` as many distance-2 pairs drawn anew."""
@@ -38,12 +41,13 @@ class Pairs:
 def neighbour_pairs(lists: Lists) -> Pairs:
     """All ordered pairs of different items one or two places apart in a user's list."""
     user = lists.row_numbers()
-    parts = []
+    parts, places = [], []
     for distance in (1, 2):
         left, right = lists.items[:-distance], lists.items[distance:]
         keep = (user[:-distance] == user[distance:]) & (left != right)
         parts.append(np.stack([left[keep], right[keep]], axis=1).astype(np.int64))
-    return Pairs(np.concatenate(parts), len(parts[0]))
+        places.append(np.flatnonzero(keep))
+    return Pairs(np.concatenate(parts), len(parts[0]), np.concatenate(places))
 
 
 def length_batches(
@@ -77,6 +81,7 @@ class PairBatches:
         seed: With the numbers of a batch's pairs it decides what is drawn.
         hard: Hard negatives of each item of a pair.
         nearest: Candidates for them, best first, int64 (N, C).
+        histories: Of the pairs' left items, where the next item is learned too.
     """
 
     pairs: Pairs
@@ -85,6 +90,7 @@ class PairBatches:
     seed: int
     hard: int = 0
     nearest: Tensor | None = None
+    histories: Histories | None = None
 
     def epoch(self, number: int, far_share: float, batch_size: int, most: int) -> list[np.ndarray]:
         """Pair numbers of each batch of an epoch; at most `most` batches, 0 for all."""
@@ -101,6 +107,9 @@ class PairBatches:
         batch = {"left": rows[:, 0], "right": rows[:, 1]}
         if self.hard:
             items, batch["negatives"] = self._with_negatives(items, numbers)
+        if self.histories is not None:
+            items, more = self.histories.join(items, numbers)
+            batch |= more
         batch |= self.wordings.batch(items + len(self.log_popularity) * self.wording(numbers, len(items)))
         return batch | {"item": items, "log_popularity": self.log_popularity[items]}
 

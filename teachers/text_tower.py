@@ -17,23 +17,15 @@ from distill.data.paraphrase import check_paraphrase, paraphrases
 from distill.errors import UserError
 from distill.job import Job
 from distill.progress import say
-from teachers.adapters import add_lora, check_adapter, merge_lora
-from teachers.backbone import (
-    SCRATCH,
-    check_length,
-    freeze,
-    fresh,
-    layer_rates,
-    open_backbone,
-    scratch_backbone,
-    shorten,
-)
-from teachers.body_parts import resumable
+from teachers.adapters import check_adapter, merge_lora, outfit
+from teachers.backbone import SCRATCH, check_length, fresh, layer_rates, open_backbone, scratch_backbone, shorten
 from teachers.hard_negatives import POOL, mine, together
+from teachers.histories import Histories
 from teachers.precision import chosen_precision
 from teachers.protocol import Inputs
+from teachers.quantised import four_bits, plain
 from teachers.text_cache import TextCache, cached_vectors, model_digest
-from teachers.text_encoder import TextEncoder, encode, tokenise
+from teachers.text_encoder import TextEncoder, encode, keep_frozen, tokenise
 from teachers.text_pairs import PairBatches, neighbour_pairs
 from teachers.text_space import centred
 from teachers.text_vectors import beside, mean_where, tfidf_vectors
@@ -63,10 +55,13 @@ class TextTower:
         adapter: dict[str, Any] | None = None,
         gradient_checkpointing: bool = False,
         dropout: float | None = 0.0,
-        precision: Literal["auto", "bf16", "fp32"] = "auto",
+        precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
         smoothing: float = 0.0,
         hard_negatives: int = 0,
         distance_two: float = 0.3,
+        next_item: float = 0.0,
+        history_length: int = 10,
+        history_texts: float = 2.0,
         decay: float = 1.5,
         accumulation: int = 1,
         evaluations_per_epoch: int = 1,
@@ -100,16 +95,23 @@ class TextTower:
                 next token more than the meaning of the text.
             layer_decay: Each layer learns at so many times the rate of the one above it.
             adapter: `{rank: 8, alpha: 16, dropout: 0, targets: auto}`: low-rank adapters learn and the body stays; the
-                saved tower has them merged (needs `pip install taildistill[lora]`). Null trains the layers themselves.
+                saved tower has them merged (needs `pip install taildistill[lora]`). With `quantised: true` the body is
+                kept in 4 bits meanwhile (`taildistill[qlora]`). Null trains the layers themselves.
             gradient_checkpointing: Computes the layers anew in the backward pass: less memory, a third more time.
             dropout: Of the layers in training; null keeps the backbone's own. A few passes over short texts don't
                 overfit: without dropout an epoch is faster and its vectors are better.
-            precision: auto is bf16 where the device has instructions for it (about four times as fast), else fp32.
+            precision: auto is bf16 where the device has instructions for it (about four times as fast), else fp32; fp16
+                trains on GPUs alone, with scaled losses.
             smoothing: Share of the contrastive target that is spread evenly over the candidates.
             hard_negatives: So many of the nearest items that no user had together with the anchor join its candidates;
                 found anew at each validation.
             distance_two: Pairs of items two places apart, as a share of the direct neighbours.
-            decay: Time constant, in items, of the weights of a history's items in the score.
+            next_item: Share of a second loss: the decayed mean of a history's item vectors asks for the next item. With
+                0 pairs alone teach, with 1 the next item alone.
+            history_length: So many latest items make that mean.
+            history_texts: Most texts beside those of the pairs that a step encodes for it, as a multiple of its pairs;
+                of more, the items with the least weight are left out of the means.
+            decay: Time constant, in items, of the weights of a history's items in the score, and in that mean.
             accumulation: Batches a step.
             evaluations_per_epoch: How often validation decides which weights are the best.
             patience: Evaluations without a gain before stopping; 0 never stops early.
@@ -137,11 +139,17 @@ class TextTower:
         self.tfidf_share = tfidf_share if tfidf_share is not None else (0.5 if backbone == SCRATCH else 0.0)
         self.tfidf_width = tfidf_width
         self.vocabulary, self.hidden_size, self.layers = vocabulary, hidden_size, layers
-        self.keep_layers, self.layer_decay, self.adapter = keep_layers, layer_decay, check_adapter(adapter)
+        self.keep_layers, self.layer_decay = keep_layers, layer_decay
+        self.adapter = check_adapter(adapter, quantised=True)
         self.gradient_checkpointing, self.cache = gradient_checkpointing, cache
         self.smoothing, self.hard_negatives = smoothing, hard_negatives
+        self.next_item, self.history_length, self.history_texts = next_item, history_length, history_texts
         if not 0 < layer_decay <= 1 or not 0 <= smoothing < 1 or hard_negatives < 0:
             raise UserError("text_tower: layer_decay is in (0, 1], smoothing in [0, 1), and hard_negatives from 0.")
+        if not 0 <= next_item <= 1 or history_length < 1 or history_texts < 0:
+            raise UserError("text_tower: next_item is in [0, 1], history_length from 1, and history_texts from 0.")
+        if backbone == SCRATCH and self.adapter is not None and self.adapter.quantised:
+            raise UserError("text_tower: adapter.quantised keeps pretrained weights in 4 bits; 'scratch' has none.")
         self.paraphrase = paraphrase
         if paraphrase is not None:
             check_paraphrase(paraphrase)
@@ -159,39 +167,44 @@ class TextTower:
         self.empty = torch.tensor([not text for text in texts])
         if self.empty.any():
             say(f"text_tower: {int(self.empty.sum())} of {len(texts)} items have no text; they get the mean vector.")
+        self.pairs = neighbour_pairs(dataset.lists(TRAIN, TRAIN))
+        self.numbers = chosen_precision(self.precision, self.device)
         if self.backbone == SCRATCH:
             sizes = (self.vocabulary, self.hidden_size, self.layers, self.max_tokens)
             self.body, self.tokenizer = scratch_backbone(texts, *sizes, self.seed, self.dropout)
         else:
-            self.body, self.tokenizer = open_backbone(self.backbone, self.dropout)
+            packed = four_bits(self.numbers, self.device) if self._quantised() else None
+            self.body, self.tokenizer = open_backbone(self.backbone, self.dropout, four_bits=packed)
             shorten(self.body, self.keep_layers)
             check_length(self.body, self.max_tokens)
-        self.numbers = chosen_precision(self.precision, self.device)
         self.encoder = self._outfit()
         said = paraphrases(texts, self.paraphrase, self.seed) if self.paraphrase and self.epochs else []
         self.wordings = tokenise([*texts, *said], self.tokenizer, self.max_tokens)
-        self.pairs = neighbour_pairs(dataset.lists(TRAIN, TRAIN))
         self.tfidf = tfidf_vectors(texts, self.tfidf_width, self.seed) if self.tfidf_share > 0 else None
         self.texts = self.wordings.first(len(texts))
         if not self._trains():
             self._set(self._encode_cached(texts))
             return
-        self._keep_frozen()
+        keep_frozen(self.encoder, self.wordings, self.device, self.numbers, self.cache_megabytes)
         self.texts = self.wordings.first(len(texts))
         popularity = torch.from_numpy(dataset.popularity).float().clamp_min(1)
         log_popularity = (popularity / popularity.sum()).log()
         self.batches = PairBatches(self.pairs, self.wordings, log_popularity, self.seed, self.hard_negatives)
+        if self.next_item:
+            pool = (self.history_length, self.history_texts, self.decay)
+            self.batches.histories = Histories.of(dataset, self.pairs.place, self.pairs.near, *pool)
         if self.hard_negatives:
             self.known = together(dataset.lists(TRAIN, TRAIN), dataset.n_items)
             self._encode_alone()
 
     def job(self) -> Job | None:
-        """Contrastive training on neighbouring items; None for 0 epochs or without a single pair."""
+        """Contrastive training on neighbouring items, and on next items; None for 0 epochs or without a single pair."""
         if not self._trains():
             return None
+        far = self.distance_two if self.next_item < 1 else 0.0  # items two apart say nothing of the next one
         return Job(
             model=self.encoder,
-            batches=lambda epoch: self.batches.epoch(epoch, self.distance_two, self.batch_size, self.max_steps),
+            batches=lambda epoch: self.batches.epoch(epoch, far, self.batch_size, self.max_steps),
             collate=self.batches.collate,
             epochs=self.epochs,
             learning_rate=self.learning_rate,
@@ -213,10 +226,13 @@ class TextTower:
 
     def finish(self, weights: dict[str, Tensor]) -> None:
         """Puts the best weights into a fresh encoder (an engine may have split or rounded the old one) and encodes."""
-        self.body = fresh(self.body)
-        self.encoder = self._outfit()
+        if not self._quantised():  # a base in 4 bits never changes
+            self.body = fresh(self.body)
+            self.encoder = self._outfit()
         self.encoder.load_state_dict(weights)
-        if self.adapter is not None:
+        if self._quantised():
+            self.encoder.body = self.body = plain(self.body)
+        elif self.adapter is not None:
             merge_lora(self.body)
         self._encode_alone()
 
@@ -260,29 +276,22 @@ class TextTower:
             self.body, self.tokenizer = open_backbone(str(self.folder))
             self.encoder = TextEncoder(self.body, self.pooling, self.temperature)
         tokens = tokenise(texts, self.tokenizer, self.max_tokens)
-        return encode(self.encoder, tokens, self.device, chosen_precision(self.precision, self.device))
+        numbers = chosen_precision(self.precision, self.device, training=False)
+        return encode(self.encoder, tokens, self.device, numbers)
 
     def _trains(self) -> bool:
         return self.epochs > 0 and len(self.pairs.items) > 0
 
+    def _quantised(self) -> bool:
+        return self.adapter is not None and self.adapter.quantised and self._trains()
+
     def _outfit(self) -> TextEncoder:
         """Freezes what is not to train, adds adapters, and puts the pooling on top."""
-        if self.adapter is not None:
-            add_lora(self.body, self.adapter, self.frozen_layers, self.seed)
-        else:
-            freeze(self.body, self.frozen_layers)
+        outfit(self.body, self.adapter if self._trains() else None, self.frozen_layers, self.seed)
         if self.gradient_checkpointing:
             self.body.gradient_checkpointing_enable({"use_reentrant": False})
-        return TextEncoder(self.body, self.pooling, self.temperature, self.smoothing)
-
-    def _keep_frozen(self) -> None:
-        """Runs the frozen layers once for all, where their output fits."""
-        if not resumable(self.body):
-            return
-        dtype = torch.bfloat16 if self.numbers == "bf16" else torch.float32
-        megabytes = len(self.wordings.tokens) * self.body.config.hidden_size * dtype.itemsize / 2**20
-        if megabytes <= self.cache_megabytes:
-            self.encoder.cache_frozen(self.wordings, self.device, dtype)
+        losses = (self.temperature, self.smoothing, self.next_item, self.decay)
+        return TextEncoder(self.body, self.pooling, *losses)
 
     def _encode_alone(self) -> None:
         self._set(encode(self.encoder.to(self.device), self.texts, self.device, self.numbers))

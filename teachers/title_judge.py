@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel as Body
 
+from distill.job import mixed
 from teachers.item_prompts import ItemPrompts
 from teachers.language_model import continuations
 from teachers.rerank import neutral
@@ -45,14 +46,13 @@ class TitleJudge:
         """log p(title | prompt), summed over tokens, of items (B, K) after histories (B, L); float32 (B, K), CPU."""
         count, was_training = items.shape[1], self.model.training
         self.model.eval()
-        half = torch.float16 if self.numbers == "fp16" else torch.bfloat16
-        mixed = self.numbers != "fp32" and next(self.model.parameters()).dtype == torch.float32
+        weights = next(self.model.parameters()).dtype
         block, parts = max(1, self.batch_pairs // count), [torch.zeros(0, count)]
         for first in range(0, len(items), block):
             some = slice(first, first + block)
             sides = self.prompts.prefixes(history[some]), self.prompts.ends(items[some].reshape(-1))
             prefix, ends = ({"tokens": t.to(self.device), "mask": m.to(self.device)} for t, m in sides)
-            with torch.autocast(self.device.type, dtype=half, enabled=mixed):
+            with mixed(self.numbers, self.device, weights):
                 parts.append(continuations(self.model, prefix, ends, count).cpu())
         self.model.train(was_training)
         return torch.cat(parts)

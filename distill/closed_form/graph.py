@@ -27,12 +27,18 @@ class Propagate(torch.autograd.Function):
 
 
 def normalised(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    """matrix_ui / sqrt(c_u c_i), c the degrees.
+    """matrix_ui / sqrt(c_u c_i), c the degrees: sums of a row or column, so weighted where the entries are weights.
+
+    A user or item without any weight keeps its zeros.
+
+    Args:
+        matrix: Entries of 0 or more (U, N).
 
     References:
         He et al. 2020, "LightGCN: simplifying and powering graph convolution network for recommendation", eq. 3.
     """
-    users, items = (np.maximum(np.asarray(matrix.sum(axis)).ravel(), 1.0) for axis in (1, 0))
+    users, items = (np.asarray(matrix.sum(axis)).ravel() for axis in (1, 0))
+    users, items = (np.where(degrees > 0, degrees, 1.0) for degrees in (users, items))
     found = (sparse.diags(users**-0.5) @ matrix @ sparse.diags(items**-0.5)).tocsr()
     found.sort_indices()
     return found

@@ -58,6 +58,7 @@ class Fit:
     contexts one by one. `order: shuffled` gives each user's events a new random order in every epoch, for data without.
     `optimiser` other than AdamW moves the rows of a batch's items alone, in item tables.
     `empty_share` of the labelled contexts of a batch are shown without their history, for users without one.
+    `compile` has torch.compile make one program of the losses' forward and backward; it needs a C++ compiler.
     """
 
     epochs: int = 5
@@ -78,3 +79,4 @@ class Fit:
     windows: int = 0
     order: Literal["given", "shuffled"] = "given"
     optimiser: Literal["adamw", "rowwise_adagrad", "rowwise_adam", "sparse_adam"] = "adamw"
+    compile: bool = False

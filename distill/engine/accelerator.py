@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
-from distill.engine.fsdp import allow_fsdp_on_cpu
+from distill.engine.fsdp import allow_fsdp_on_cpu, refuse_quantised
 from distill.errors import UserError
 from distill.job import Job
 
@@ -65,7 +65,12 @@ def build_whole(accelerator: Accelerator) -> None:
 
 
 def configure_deepspeed(accelerator: Accelerator, job: Job) -> None:
-    """Tells DeepSpeed the batch size and precision that it would learn from a data loader and a launch file."""
+    """Tells DeepSpeed the batch size and precision that it would learn from a data loader and a launch file.
+
+    Raises:
+        UserError: The model has weights in 4 bits.
+    """
+    refuse_quantised(job.model, "DeepSpeed")
     settings = accelerator.state.deepspeed_plugin.deepspeed_config
     settings["train_micro_batch_size_per_gpu"] = max(1, job.micro_batch // accelerator.num_processes)
     settings["gradient_accumulation_steps"] = accelerator.gradient_accumulation_steps = job.accumulation
@@ -74,6 +79,7 @@ def configure_deepspeed(accelerator: Accelerator, job: Job) -> None:
     )
     settings["gradient_clipping"] = float(job.clip)
     settings["bf16"] = {"enabled": job.precision == "bf16"}
+    settings["fp16"] = {"enabled": job.precision == "fp16"}
     if settings["zero_optimization"]["stage"] == 3:
         settings["zero_optimization"].setdefault("stage3_param_persistence_threshold", WHOLE_BELOW)
 

@@ -39,6 +39,7 @@ class Progress:
         since_best: Evaluations since then.
         done: Training is over, by the number of epochs or early.
         sums, summed: Running sums of the losses since the last evaluation, and of how many batches.
+        scaler: State of the gradient scaler; {} unless in fp16.
         curve: One point an evaluation.
     """
 
@@ -51,6 +52,7 @@ class Progress:
     done: bool = False
     sums: dict[str, float] = field(default_factory=dict)
     summed: int = 0
+    scaler: dict[str, float] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
 
 

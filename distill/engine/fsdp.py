@@ -33,8 +33,12 @@ def configure_fsdp(accelerator: Accelerator, job: Job) -> None:
     The rest of the model is split as one piece.
 
     Raises:
-        UserError: The launch file asks for version 1, or the model has no such layers, as a student.
+        UserError: The launch file asks for version 1, the job for fp16, the model has weights in 4 bits, or no such
+            layers, as a student.
     """
+    refuse_quantised(job.model, "FSDP")
+    if job.precision == "fp16":
+        raise UserError("precision fp16 isn't offered under FSDP. Use bf16 or fp32, or launch with ddp.yaml.")
     plugin = accelerator.state.fsdp_plugin
     if plugin.fsdp_version != 2:
         raise UserError("The launch file asks for FSDP version 1. Set fsdp_config.fsdp_version: 2 in it.")
@@ -49,6 +53,15 @@ def configure_fsdp(accelerator: Accelerator, job: Job) -> None:
         )
     plugin.transformer_cls_names_to_wrap = sorted(listed & present)
     plugin.auto_wrap_policy = transformer_auto_wrap_policy  # anew for each model: Accelerate binds it to the first
+
+
+def refuse_quantised(model: nn.Module, engine: str) -> None:
+    """Raises UserError where some weights are in 4 bits: packed numbers can't be split or cast."""
+    if any(not parameter.is_floating_point() for parameter in model.parameters()):
+        raise UserError(
+            f"A base in 4 bits (adapter.quantised) doesn't train under {engine}. Launch with ddp.yaml or cpu2.yaml, or "
+            "without a launcher."
+        )
 
 
 def whole_state(model: nn.Module, optimizer: Any) -> tuple[dict[str, Tensor], dict[str, dict[str, Tensor]]]:

@@ -22,13 +22,15 @@ from torch import Tensor, nn
 
 from distill.engine.accelerator import build_whole, configure_deepspeed, start_tracking, stop_tracking
 from distill.engine.checkpoint import Progress, load_checkpoint, save_checkpoint, save_tensors
+from distill.engine.compiled import compile_errors_said, compile_module
 from distill.engine.faults import memory_said
 from distill.engine.fsdp import configure_fsdp
 from distill.engine.local import Local
 from distill.engine.optimisers import clip_gradients, has_rows, make_optimiser
 from distill.engine.preemption import TERMINATED, sigterm_noted
+from distill.engine.scaling import FINITE, GradScaler, add_losses, bare, diverged, make_scaler
 from distill.errors import UserError
-from distill.job import Job
+from distill.job import Job, mixed
 from distill.progress import track
 
 BEST = "best.safetensors"
@@ -84,6 +86,7 @@ class _Run:
     label: str
     model: nn.Module
     optimizer: Any
+    scaler: GradScaler
     progress: Progress
     steps: int
     stop_asked: Callable[[], bool]
@@ -111,7 +114,8 @@ def fit(
         label: Name on the progress bar and of the tracker's run.
 
     Raises:
-        UserError: There is nothing to train on; or the loss is NaN or infinite (the last good checkpoint is kept).
+        UserError: There is nothing to train on; the loss is NaN or infinite (the last good checkpoint is kept); or the
+            job is to be compiled and can't be, for want of a C++ compiler, say.
         SystemExit: SIGTERM came; a checkpoint was written first, where the job has any.
     """
     per_epoch = len(job.batches(0))
@@ -122,7 +126,7 @@ def fit(
     with _tracking(accelerator, label), _sigterm(job) as stop_asked:
         run = _start(job, accelerator, folder, evaluate, label, steps, stop_asked)
         while not run.progress.done:
-            with memory_said(label, folder):
+            with memory_said(label, folder), compile_errors_said(job.compile, label):
                 _epoch(run)
     accelerator.wait_for_everyone()
     accelerator.free_memory()
@@ -167,9 +171,12 @@ def _start(
         configure_deepspeed(accelerator, job)
     elif accelerator.distributed_type == DistributedType.FSDP:
         configure_fsdp(accelerator, job)
+    if job.compile:
+        compile_module(job.model)
     model, optimizer = accelerator.prepare(job.model, optimizer)
     progress = load_checkpoint(folder, accelerator, model, optimizer)
-    run = _Run(job, accelerator, folder, evaluate, label, model, optimizer, progress, steps, stop_asked)
+    scaler = make_scaler(job, accelerator, progress.scaler)
+    run = _Run(job, accelerator, folder, evaluate, label, model, optimizer, scaler, progress, steps, stop_asked)
     run.sums = {name: torch.tensor(value, device=accelerator.device) for name, value in progress.sums.items()}
     return run
 
@@ -215,13 +222,13 @@ def _train(run: _Run, rows: np.ndarray, group: int, last: bool) -> None:
     """Forward and backward of one batch; a step of the optimiser after the last batch of a group of `group`."""
     job, accelerator, device = run.job, run.accelerator, run.accelerator.device
     batch = {name: value.to(device) for name, value in job.collate(share(rows, accelerator)).items()}
-    autocast = job.precision == "bf16" and not run.deepspeed  # DeepSpeed holds bf16 weights itself
+    precision = "fp32" if run.deepspeed else job.precision  # DeepSpeed holds bf16 weights itself
     alone = contextlib.nullcontext() if last or run.deepspeed else accelerator.no_sync(run.model)
     rate = job.learning_rate * one_cycle(run.progress.step, run.steps, job.warmup)
     for parameters in run.optimizer.param_groups:
         parameters["lr"] = rate * parameters.get("rate_scale", 1.0)
     with alone:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
+        with mixed(precision, device):
             named = run.model(batch)
         if run.deepspeed:
             assert isinstance(accelerator, Accelerator)
@@ -229,18 +236,19 @@ def _train(run: _Run, rows: np.ndarray, group: int, last: bool) -> None:
             scaled = named["loss"] * (job.accumulation / group)
             accelerator.deepspeed_engine_wrapped.backward(scaled, sync_gradients=last)
         else:
-            accelerator.backward(named["loss"] / group)
+            accelerator.backward(run.scaler.scale(named["loss"] / group))
     if last and not run.deepspeed:
+        run.scaler.unscale_(bare(run.optimizer))
         if job.clip and has_rows(run.model.parameters()):
             clip_gradients(run.model.parameters(), job.clip)
         elif job.clip:
             accelerator.clip_grad_norm_(run.model.parameters(), job.clip)
-        run.optimizer.step()
+        run.scaler.step(bare(run.optimizer))
+        run.scaler.update()
         run.optimizer.zero_grad()
     run.progress.step += int(last)
     run.progress.summed += 1
-    for name, value in named.items():
-        run.sums[name] = run.sums[name] + value.detach() if name in run.sums else value.detach().clone()
+    add_losses(run.sums, named, job.precision)
 
 
 def _means(run: _Run) -> dict[str, float]:
@@ -251,13 +259,16 @@ def _means(run: _Run) -> dict[str, float]:
     """
     names = list(run.sums)
     sums = run.accelerator.reduce(torch.stack([run.sums[name].float() for name in names]), "mean").tolist()
-    means = {name: total / run.progress.summed for name, total in zip(names, sums, strict=True)}
-    if not all(map(math.isfinite, means.values())):
+    totals = dict(zip(names, sums, strict=True))
+    batches = totals.pop(FINITE, run.progress.summed)
+    means = {name: total / batches if batches else math.nan for name, total in totals.items()}
+    wrong = diverged(run.scaler, run.job.precision, means)
+    if wrong:
         kept = f"The last good weights are in {run.folder}. " if (run.folder / BEST).is_file() else ""
         raise UserError(
-            f"{run.label}: the loss became {means['loss']} in epoch {run.progress.epoch + 1}, by step "
+            f"{run.label}: {wrong} in epoch {run.progress.epoch + 1}, by step "
             f"{run.progress.step} of {run.steps}. {kept}Lower the learning rate (now {run.job.learning_rate:g}), "
-            f"or use precision fp32."
+            f"or use precision {'bf16 or ' if run.job.precision == 'fp16' else ''}fp32."
         )
     return means
 
@@ -296,6 +307,7 @@ def _judge(run: _Run, per_epoch: int) -> None:
 def _checkpoint(run: _Run) -> None:
     if run.sums:
         _means(run)  # a checkpoint must not hold a diverged run
+    run.progress.scaler = run.scaler.state_dict()
     run.progress.sums = {name: float(value) for name, value in run.sums.items()}
     save_checkpoint(run.folder, run.accelerator, run.model, run.optimizer, run.progress)
 

@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from distill.objectives.candidates import NOTHING, mean_over, mean_within
+from distill.objectives.dots import scores_of
 from distill.objectives.hard import bpr, draw_items, in_batch_softmax, sampled_softmax
+from distill.objectives.shared_sample import bpr_against, softmax_against
+from distill.seen import HiddenOnes, HiddenSince, Seen, WindowSeen
 from distill.soft.target import SoftTarget
-from distill.windows import Seen, WindowSeen
 
 
 @dataclass(frozen=True)
@@ -27,74 +29,54 @@ class RowScores:
     Attributes:
         query: Queries (B, D).
         rows: Item vectors (M, D) of items (M,).
+        table: All item vectors (N, D); None where rows alone are read.
         bias: Item biases (N,).
         seen: What each context has seen.
     """
 
     query: Tensor
     rows: Callable[[Tensor], Tensor]
+    table: Tensor | None
     bias: Tensor
     seen: Seen | WindowSeen
 
     def of(self, items: Tensor) -> Tensor:
         """Scores (B, J) of items (B, J), -inf where one was seen."""
-        vectors = self.rows(items.flatten()).view(*items.shape, -1)
-        scores = (self.query[:, None, :] * vectors).sum(-1) + self.bias[items]
-        return scores.masked_fill(self.seen.holds(items), -torch.inf)
+        return self._all(items).masked_fill(self.seen.holds(items), -torch.inf)
+
+    def labels_and(self, others: Tensor, target: SoftTarget) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What `labels` gives, and the scores (B, J) of other items (B, J), -inf where one was seen."""
+        label = target.label.clamp_min(0)
+        both = self._all(torch.cat([label[:, None], others], 1))
+        hidden = both[:, 1:].masked_fill(self.seen.holds(others), -torch.inf)
+        return *self._usable(both[:, 0], label, target), hidden
 
     def labels(self, target: SoftTarget) -> tuple[Tensor, Tensor, Tensor]:
         """Labels (B,), their scores (B,), and which contexts have one that they haven't seen (B,)."""
         label = target.label.clamp_min(0)
-        own = self.of(label[:, None])[:, 0]
-        labelled = (target.label >= 0) & ~own.isneginf()
+        return self._usable(self._all(label[:, None])[:, 0], label, target)
+
+    def _usable(self, own: Tensor, label: Tensor, target: SoftTarget) -> tuple[Tensor, Tensor, Tensor]:
+        labelled = (target.label >= 0) & ~own.isneginf() & ~self.seen.holds_labels(label)
         return label, own.masked_fill(~labelled, 0.0), labelled
 
-    def hidden(self, items: Tensor, label: Tensor) -> Tensor:
-        """Which of the different items (C,) are a context's label or seen by it (B, C)."""
+    def _all(self, items: Tensor) -> Tensor:
+        """Scores (B, J) of items (B, J), seen or not."""
+        if self.table is not None and not torch.compiler.is_compiling():
+            return scores_of(self.query, self.table.to(self.query.dtype), self.bias, items)
+        vectors = self.rows(items.flatten()).view(*items.shape, -1)
+        return (self.query[:, None, :] * vectors).sum(-1) + self.bias[items]
+
+    def hidden(self, items: Tensor, label: Tensor) -> HiddenOnes | HiddenSince:
+        """Which of the different items (C,) are a context's label or seen by it."""
         place = torch.full((len(self.bias) + 1,), -1, device=items.device)
         place[items] = torch.arange(len(items), device=items.device)
-        out = self.seen.among(place, len(items))
-        at = place[label]
-        context = (at >= 0).nonzero()[:, 0]
-        out[context, at[context]] = True
-        return out
+        return self.seen.among(place, len(items), label)
 
 
-class _SampledSoftmax(torch.autograd.Function):
-    """log(e^own + sum_c e^(q . row_c + offset_c)) - own, (B,), over the columns that aren't hidden."""
-
-    @staticmethod
-    def forward(context: Any, query: Tensor, rows: Tensor, offset: Tensor, own: Tensor, hidden: Tensor) -> Tensor:
-        logits = torch.addmm(offset, query, rows.T).masked_fill_(hidden, NOTHING)
-        total = torch.logaddexp(logits.logsumexp(-1), own)
-        context.save_for_backward(query, rows, own, total)
-        context.logits = logits
-        return total - own
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, rows, own, total = context.saved_tensors
-        share = context.logits.sub_(total[:, None]).exp_().mul_(gradients[0][:, None])
-        of_own = gradients[0] * ((own - total).exp() - 1)
-        return share @ rows, share.T @ query, share.sum(0), of_own, None
-
-
-class _SharedBPR(torch.autograd.Function):
-    """mean_c -log sigmoid(own - q . row_c - offset_c), (B,), over the columns that aren't hidden; 0 where all are."""
-
-    @staticmethod
-    def forward(context: Any, query: Tensor, rows: Tensor, offset: Tensor, own: Tensor, hidden: Tensor) -> Tensor:
-        above = torch.addmm(offset, query, rows.T).sub_(own[:, None]).masked_fill_(hidden, NOTHING)
-        count = (hidden.shape[1] - hidden.sum(-1)).clamp_min(1)
-        context.save_for_backward(query, rows, count)
-        context.above = above
-        return softplus(above).sum(-1) / count
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        query, rows, count = context.saved_tensors
-        share = context.above.sigmoid_().mul_((gradients[0] / count)[:, None])
-        return share @ rows, share.T @ query, share.sum(0), -share.sum(-1), None
+def even_over(counted: Tensor) -> Tensor:
+    """Weights (B,) of a mean over the contexts that count (B,); zeros where none does."""
+    return counted / counted.sum().clamp_min(1)
 
 
 def sampled_softmax_by_rows(
@@ -120,22 +102,23 @@ def in_batch_softmax_by_rows(scores: RowScores, target: SoftTarget) -> Tensor:
 def _softmax(scores: RowScores, target: SoftTarget, items: Tensor, correction: Tensor) -> Tensor:
     label, own, labelled = scores.labels(target)
     offset = (scores.bias[items] + correction).clamp_min(NOTHING)
-    loss = _SampledSoftmax.apply(scores.query, scores.rows(items), offset, own, scores.hidden(items, label))
-    return mean_over(loss, labelled)
+    hidden = scores.hidden(items, label)
+    return softmax_against(scores.query, scores.rows(items), offset, own, hidden, even_over(labelled))
 
 
 def bpr_by_rows(scores: RowScores, target: SoftTarget, negatives: int = 1, shared: bool = False) -> Tensor:
     """`hard.bpr`."""
-    label, own, labelled = scores.labels(target)
     n_items = len(scores.bias)
     if shared:
+        label, own, labelled = scores.labels(target)
         items = torch.randint(n_items, (negatives,), device=own.device).unique()
         hidden = scores.hidden(items, label)
         offset = scores.bias[items].clamp_min(NOTHING)
-        loss = _SharedBPR.apply(scores.query, scores.rows(items), offset, own, hidden)
-        return mean_over(loss, labelled & ~hidden.all(-1))
-    drawn = torch.randint(n_items, (len(own), negatives), device=own.device)
-    others = scores.of(drawn)
+        usable = len(items) - hidden.counts()
+        weight = even_over(labelled & (usable > 0)) / usable.clamp_min(1)
+        return bpr_against(scores.query, scores.rows(items), offset, own, hidden, weight)
+    drawn = torch.randint(n_items, (len(scores.query), negatives), device=scores.query.device)
+    label, own, labelled, others = scores.labels_and(drawn, target)
     usable = ~others.isneginf() & ~((drawn == label[:, None]) & labelled[:, None])
     others = others.masked_fill(~usable, 0.0)
     return mean_over(mean_within(softplus(others - own[:, None]), usable), labelled & usable.any(-1))

@@ -41,9 +41,13 @@ def cross_entropy(scores: Tensor, target: SoftTarget, smoothing: float = 0.0, lo
         0.6931
     """
     labelled = target.label >= 0
+    plain = not (logit_adjustment or smoothing)
+    if plain and torch.compiler.is_compiling():  # without a look at the batch
+        own = picked(scores, target.label[:, None])[:, 0]
+        return mean_over(log_total(scores) - torch.where(labelled, own, 0.0), labelled)
     if not bool(labelled.any()):
         return scores[:0].sum()  # 0, with a gradient of 0; multiplying by 0 would make nan of the masked -inf
-    if not (logit_adjustment or smoothing) and (is_shared(scores) or bool(labelled.all())):
+    if plain and (is_shared(scores) or bool(labelled.all())):
         return mean_over(log_total(scores) - picked(scores, target.label[:, None])[:, 0], labelled)
     if not bool(labelled.all()):
         scores = scores[labelled]

@@ -16,9 +16,9 @@ from distill.objectives.by_rows import RowScores, by_rows
 from distill.objectives.knowledge import Knowledge, Representation
 from distill.objectives.reading import read_together
 from distill.objectives.term import Term
+from distill.seen import seen_of
 from distill.soft.target import SoftTarget
 from distill.tensors import mask_seen, query_of
-from distill.windows import seen_of
 
 SOFT = ("items", "scores", "logz", "tail_items", "tail_scores", "tail_logq", "hidden", "dense")
 MOMENTUM = 0.98  # of the running means that balance terms: about the last 50 steps
@@ -55,6 +55,7 @@ class Objective(nn.Module):
         self.names = _unique([loss.name.rpartition(":")[2] for loss in losses])
         self.forms = _forms(self.terms, student)
         self.steps = steps
+        self.run: Callable[[Batch, float], dict[str, Tensor]] = self._losses
         self.temperatures = {name: tuple(t) for name, t in (temperatures or {}).items()}
         self.register_buffer("strata", knowledge.strata, persistent=False)
         self.register_buffer("popularity", knowledge.popularity, persistent=False)
@@ -72,7 +73,13 @@ class Objective(nn.Module):
 
         The run's teacher answers under the names of SoftTarget's fields, another one under "<teacher>/<field>".
         """
-        progress = min(1.0, float(self.step) / self.steps) if self.steps else 0.0
+        return self.run(batch, min(1.0, float(self.step) / self.steps) if self.steps else 0.0)
+
+    def compile(self, **settings: Any) -> None:
+        """Has torch.compile make a program of all but the look at the clock; the settings are torch.compile's."""
+        self.run = torch.compile(self._losses, **settings)
+
+    def _losses(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         state = self._query(batch)
         if self.forms:
             return self._by_rows(state, batch, progress)
@@ -82,7 +89,7 @@ class Objective(nn.Module):
         if hasattr(self.student, "all_corrections"):  # a student of pairs: what it adds to the dot products
             scores = scores + self.student.all_corrections(state)
         scores = _masked(scores, batch)
-        seen = batch["window_seen"] if "window_seen" in batch else batch["seen"]
+        seen = batch.get("seen", batch["history"])  # windows are for losses on labels, none of which looks here
         representation = Representation(query, table, bias, scores, batch["history"], seen)
         side = scores
         if self.side is not None:
@@ -123,11 +130,13 @@ class Objective(nn.Module):
     def _by_rows(self, query: Tensor, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The losses where none needs more than some items' rows: the catalogue's size costs nothing."""
         bias = self.student.item_bias()
+        table: Tensor | None = None
         if getattr(self.student, "by_rows", False) and self.training:
             rows = self.student.item_rows
         else:
-            rows = partial(_rows_of, self.student.item_table())
-        scores = RowScores(query.float(), rows, bias, seen_of(batch, len(bias)))
+            table = self.student.item_table()
+            rows = partial(_rows_of, table)
+        scores = RowScores(query.float(), rows, table, bias, seen_of(batch, len(bias)))
         named: dict[str, Tensor] = {}
         parts: list[Tensor] = []
         for number, (name, term, form) in enumerate(zip(self.names, self.terms, self.forms, strict=True)):
@@ -191,7 +200,7 @@ def _rows_of(table: Tensor, items: Tensor) -> Tensor:
 
 def _masked(scores: Tensor, batch: Batch) -> Tensor:
     """Scores (B, N), -inf at seen items, in place."""
-    if "window_seen" in batch:
+    if "window_first" in batch:
         return seen_of(batch, scores.shape[1]).mask(scores)  # type: ignore[union-attr]
     return mask_seen(scores, batch["seen"])
 

@@ -67,6 +67,9 @@ def read_together(matrices: Sequence[Tensor], lists: Sequence[Tensor]) -> Iterat
         matrices: Score matrices (B, N), seen items masked with -inf.
         lists: Item indices (B, C) that losses will pick, the same memory that they will ask with; -1 pads.
     """
+    if torch.compiler.is_compiling():  # the compiler makes one of equal sums by itself, and can't follow what is below
+        yield
+        return
     token = _readings.set(tuple(_Reading(scores, lists) for scores in matrices))
     try:
         yield
@@ -76,7 +79,7 @@ def read_together(matrices: Sequence[Tensor], lists: Sequence[Tensor]) -> Iterat
 
 def picked(scores: Tensor, items: Tensor) -> Tensor:
     """Scores (B, C) of items (B, C); of item -1, those of item 0."""
-    for reading in _readings.get():
+    for reading in _open_readings():
         if reading.scores is scores:
             found = reading.picked(items)
             if found is not None:
@@ -86,9 +89,12 @@ def picked(scores: Tensor, items: Tensor) -> Tensor:
 
 def log_total(scores: Tensor) -> Tensor:
     """log-sum-exp over the catalogue (B,), finite (and without a gradient) where everything is masked."""
-    for reading in _readings.get():
+    for reading in _open_readings():
         if reading.scores is scores:
             return reading.both()[1]
+    if torch.compiler.is_compiling():
+        empty = scores.isneginf().all(-1, keepdim=True)
+        return torch.where(empty, 0.0, scores).logsumexp(-1)
     total = scores.logsumexp(-1)
     empty = total.isneginf()
     if bool(empty.any()):
@@ -98,4 +104,8 @@ def log_total(scores: Tensor) -> Tensor:
 
 def is_shared(scores: Tensor) -> bool:
     """Whether these scores are read together with other losses."""
-    return any(reading.scores is scores for reading in _readings.get())
+    return any(reading.scores is scores for reading in _open_readings())
+
+
+def _open_readings() -> tuple[_Reading, ...]:
+    return () if torch.compiler.is_compiling() else _readings.get()

@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from teachers.backbone import scratch_backbone
+
 ROOT = Path(__file__).parents[2]
 SETTINGS = {"precision": "fp32", "epochs": 2, "learning_rate": 1e-3, "accumulation": 2, "evaluations_per_epoch": 2}
 LAUNCHES = {
@@ -169,6 +171,33 @@ def test_adapters_split_by_zero3_are_saved_whole(tmp_path):
     saved, single = (load_file(tmp_path / name / "tower" / "model.safetensors") for name in ("run", "alone"))
     assert {name: tensor.shape for name, tensor in saved.items()} == {n: t.shape for n, t in single.items()}
     assert all(tensor.numel() for tensor in saved.values())
+    torch.testing.assert_close(result.encoded_again, result.vectors, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("launch", ["cpu2", "zero2_cpu"])
+def test_next_items_of_all_processes_are_candidates(launch, tmp_path):
+    """Histories, and what they must not count as negatives, are exchanged between processes."""
+    skip_without_deepspeed(launch)
+    settings = SETTINGS | {"epochs": 1, "next_item": 0.5, "history_texts": 10.0, "distance_two": 0.5}
+    alone = train(tmp_path / "alone", "", settings)
+    result = train(tmp_path / "run", launch, settings)
+    assert result.losses == pytest.approx(alone.losses, abs=1e-3)
+    assert (result.vectors * alone.vectors).sum(1).min() > 0.999
+
+
+def test_a_base_in_4_bits_trains_in_two_processes(tmp_path):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (pip install taildistill[qlora])")
+    pytest.importorskip("peft")
+    words = ["red blue green lamp desk chair paper ink pen soft", "hard cheap large small round steel oak glass"]
+    body, tokenizer = scratch_backbone(words, 200, 64, 2, 48, seed=0)
+    for part in (body, tokenizer):
+        part.save_pretrained(tmp_path / "backbone")
+    settings = SETTINGS | {"epochs": 1, "learning_rate": 1e-2, "backbone": str(tmp_path / "backbone")}
+    settings |= {"adapter": {"rank": 4, "quantised": True}, "frozen_layers": 1}
+    alone = train(tmp_path / "alone", "", settings)
+    result = train(tmp_path / "run", "cpu2", settings)
+    assert result.losses == pytest.approx(alone.losses, abs=1e-3)
+    assert (result.vectors * alone.vectors).sum(1).min() > 0.999
     torch.testing.assert_close(result.encoded_again, result.vectors, atol=1e-5, rtol=0)
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from benchmarks.report import write_report
+from benchmarks.tuning import budget_of
 from distill.cli import main as command_line
 from distill.config import load
 from distill.contracts.worlds import ring
 from distill.errors import UserError
-from distill.gate import gate_command, refresh_report
-from distill.gate_runs import config_of_run
+from distill.gate import Tuner, gate_command, refresh_report
+from distill.gate_runs import config_of_run, keep_finished_trials
 from distill.prepare import main as prepare
 from distill.ranking.gate import read_gate
 from distill.recipes import CONTROL
@@ -107,6 +108,75 @@ def test_a_larger_budget_goes_on_from_a_smaller_one(good):
     assert len(before) == 1 and len(after) == 2 and after[:1] == before, "the seconds too: it wasn't run again"
     assert after[1]["settings"] != after[0]["settings"]
     assert len(list(home.glob("trial-*"))) == 1, "weights of the best trial alone are kept"
+
+
+def kill_in_trial(monkeypatch, number):
+    """The process ends in the middle of a trial of the undistilled student, after the baselines before it."""
+    trained = Tuner.scorer
+
+    def scorer(self, at, settings):
+        if self.name == CONTROL and at == number:
+            raise KeyboardInterrupt
+        return trained(self, at, settings)
+
+    monkeypatch.setattr(Tuner, "scorer", scorer)
+
+
+@pytest.mark.parametrize("budget", [["--trials", "9"], ["--trials", "4", "--seconds", "500"]], ids=["more", "less"])
+def test_a_killed_gate_keeps_its_trials_under_another_budget(good, folder, monkeypatch, budget):
+    words = [*good[0], f"run.name=killed{len(budget)}"]
+    run = folder / f"killed{len(budget)}"
+    config = load(words[0], words[1:])
+    prepare(config)
+    train_teacher(config)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        kill_in_trial(patch, 2)
+        gate_command([*words, "--models", f"ease,{CONTROL}", "--trials", "8"])
+    partial = run / "gate.partial"
+    before = {name: json.loads((partial / name / "trials.json").read_text()) for name in ("ease", CONTROL)}
+    assert [len(kept["trials"]) for kept in before.values()] == [8, 2]
+    made = {path: path.stat().st_mtime_ns for path in partial.glob(f"{CONTROL}/trial-*/manifest.json")}
+    assert len(made) == 2
+    with monkeypatch.context() as patch:
+        seen = []
+        tried = Tuner.scorer
+        patch.setattr(Tuner, "scorer", lambda self, at, s: seen.append((self.name, at)) or tried(self, at, s))
+        assert gate_command([*words, "--models", f"ease,{CONTROL}", *budget]) in (0, 1)
+    trials = int(budget[1])
+    assert read_gate(run)["budget"] == {"trials": trials, "seconds": float(budget[3]) if budget[2:] else 0}
+    assert read_gate(run)["tuned"]["ease"]["trials"] == trials
+    for name, kept in before.items():
+        after = json.loads((run / "gate" / name / "trials.json").read_text())
+        most = min(len(kept["trials"]), trials)
+        assert after["trials"][:most] == kept["trials"][:most], "the seconds too: it wasn't run again"
+    again = {at for name, at in seen if name == CONTROL and at < 2}
+    within = min(2, budget_of(CONTROL, trials))
+    best = max(range(within), key=lambda at: before[CONTROL]["trials"][at]["quality"])
+    assert again <= {best}, "the best is loaded for its lists; nothing else is looked at again"
+    for path in (run / "gate").glob(f"{CONTROL}/trial-*/manifest.json"):
+        was = made.get(partial / path.relative_to(run / "gate"))
+        assert was in (None, path.stat().st_mtime_ns), "not trained again"
+
+
+def test_trials_of_another_student_or_seed_are_not_taken_over(tmp_path):
+    partial = tmp_path / "gate.partial"
+    settings = {"models": ["ease", CONTROL], "trials": 3, "seconds": 0.0, "seed": 1, "control": [{"name": "mf"}]}
+
+    def kept(**changes):
+        """What the stopped gate says it is, after a gate with these settings has looked at it."""
+        for name in settings["models"]:
+            (partial / name).mkdir(parents=True, exist_ok=True)
+        (partial / "started.json").write_text(json.dumps({"settings": settings, "inputs": {"data": "d"}}))
+        keep_finished_trials(tmp_path / "gate", {**settings, **changes})
+        return json.loads((partial / "started.json").read_text())
+
+    assert kept(trials=9)["settings"]["trials"] == 9 and kept(trials=9)["inputs"] == {"data": "d"}
+    assert kept(trials=9, seed=2)["settings"]["seed"] == 1
+    assert kept(trials=9, control=[{"name": "mf", "dim": 8}])["settings"]["trials"] == 3
+    assert (partial / CONTROL).is_dir()
+    assert kept(models=["ease"], control=[])["settings"]["models"] == ["ease"]
+    assert not (partial / CONTROL).exists() and (partial / "ease").is_dir(), "what isn't asked for isn't sealed"
+    keep_finished_trials(tmp_path / "nowhere", settings)
 
 
 def test_a_teacher_that_knows_less_does_not_pass(weak):

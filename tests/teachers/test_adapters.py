@@ -67,7 +67,6 @@ def test_targets_are_chosen_by_name(tmp_path):
         ({"rnk": 4}, "did you mean 'rank'"),
         ({"rank": 0}, r"adapter\.rank is 0"),
         ({"dropout": 1.0}, r"adapter\.dropout is 1\.0"),
-        ({"quantised": True}, "needs an NVIDIA GPU and the package bitsandbytes"),
     ],
 )
 def test_settings_are_checked(settings, words):
@@ -108,3 +107,14 @@ def test_a_tower_with_adapters_is_saved_merged_and_read_without_peft(tmp_path, m
     frozen = "layers.0.mlp.up_proj.weight"
     assert torch.equal(again.body.state_dict()[frozen], whole.state_dict()[frozen])
     torch.testing.assert_close(unmerged, tower.vectors, atol=1e-4, rtol=0)
+
+
+def test_without_training_no_adapter_is_left_in_the_saved_tower(tmp_path):
+    backbone = save_decoder(tmp_path / "backbone", "llama", words=ALL_WORDS)
+    settings = {"backbone": str(backbone), "precision": "fp32", "max_tokens": 8, "cache": False}
+    tower = TextTower(**settings, adapter={"rank": 4, "quantised": True}, epochs=0)
+    tower.prepare(Inputs(topical(), {}, 0, torch.device("cpu")))
+    (tmp_path / "saved").mkdir()
+    tower.save(tmp_path / "saved")
+    again = TextTower(**settings).load(tmp_path / "saved")
+    torch.testing.assert_close(again.encode(topical().texts), tower.vectors, atol=1e-5, rtol=0)

@@ -142,6 +142,16 @@ def test_precision_follows_the_device():
         chosen_precision("fp8", cpu)
 
 
+def test_fp16_is_for_gpus(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert chosen_precision("fp16", gpu) == "fp16"
+    assert chosen_precision("fp16", cpu, training=False) == "fp32"  # a tower trained elsewhere answers here
+    for has, words in ((False, "Use fp32; or 'auto'"), (True, "Use bf16, for which this one has instructions, or")):
+        monkeypatch.setattr("teachers.precision.has_bf16", lambda device, has=has: has)
+        with pytest.raises(UserError, match=f"precision is 'fp16', which is for GPUs, and this runs on a CPU. {words}"):
+            prepared(precision="fp16", epochs=1)
+
+
 def test_a_long_text_gives_the_tokens_of_the_whole(tmp_path):
     _, tokenizer = scratch_backbone(topical().texts, 100, 32, 1, 24, seed=0)
     random = np.random.default_rng(0)
