@@ -62,11 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_json(RESULTS / f"{name}.json", {**kept, "commit": commit()})
         picture(report, ROOT / "docs" / "images" / f"{name}.svg")
     (ROOT / "docs" / "results.md").write_text(results_page())
-    if chosen.again or not reports:  # the README shows several tables together
-        return 0
     page = ROOT / "README.md"
     text = page.read_text()
-    text = between(text, "results", "\n\n".join(section(name, report) for name, report in reports.items()))
+    text = between(text, "results", "\n\n".join(section(name, report) for name, report in published().items()))
     if chosen.quickstart:
         shown = json.loads((chosen.quickstart / "report" / "report.json").read_text())
         text = between(text, "quickstart", f"```text\n{terminal(shown)}\n```")
@@ -100,9 +98,15 @@ def commit() -> str:
     return found.stdout.strip()
 
 
+def published() -> dict[str, dict[str, Any]]:
+    """The reports under benchmarks/results/ by name; figures of other kinds lie there too."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    return {name: report for name, report in found.items() if "verdict" in report}
+
+
 def results_page() -> str:
     """docs/results.md: every published table with commit, machine and command."""
-    reports = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    reports = published()
     parts = [
         "# Results",
         "Made by `python -m benchmarks.publish` from benchmarks/results/; don't edit it. Small print: 95% interval "

@@ -41,6 +41,18 @@ def test_the_page_is_built_from_what_is_published_alone(root):
     assert (root / "docs" / "results.md").read_text() == before
 
 
+def test_one_runs_table_joins_the_others_and_figures_of_another_kind_are_passed_over(root):
+    results = root / "benchmarks" / "results"
+    publish.main([str(root / "runs" / "films")])
+    older = json.loads((results / "films.json").read_text())
+    (results / "books.json").write_text(json.dumps({**older, "verdict": "Another verdict."}))
+    (results / "peers.json").write_text(json.dumps({"budget": {"trials": 4}, "rows": []}))
+    publish.main([str(root / "runs" / "films")])
+    for page in ("README.md", "docs/results.md"):
+        text = (root / page).read_text()
+        assert 0 < text.index("Another verdict.") < text.index("A verdict.")
+
+
 def test_an_unknown_table_is_refused_with_the_nearest_name(root):
     publish.main([str(root / "runs" / "films")])
     with pytest.raises(UserError, match=r"no published table 'film'.*films"):
