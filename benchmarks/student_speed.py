@@ -38,13 +38,29 @@ from distill.job import Job
 from distill.memory import keep_freed_memory
 from distill.objectives.knowledge import Knowledge
 from distill.objectives.objective import Objective
-from distill.windows import Windows
+from distill.windows.cut import Windows
+from distill.windows.halves import Halves
 from students.checkpoint import build_student
 
 PEER = Path(__file__).parent / "peers" / "bpr_speed.py"
 KEYS = ("per_second", "per_cpu_second")
 SHARED = 64  # negatives that the contexts of a batch share in BPR
+SETS = {"order": "halves", "settings": {"decays": [10_000.0]}}
+CLASSIC = {"order": "halves", "settings": {"decays": [10_000.0], "cosine": False, "scale": 1.0}}
 CASES: dict[str, dict[str, Any]] = {
+    "mf on halves, plain products, bpr, 1 negative": {
+        "student": "mf",
+        "loss": Loss("bpr"),
+        "negatives": 1,
+        **CLASSIC,
+    },
+    "mf on halves, cross_entropy": {"student": "mf", "loss": Loss("cross_entropy"), "negatives": 0, **SETS},
+    "hybrid_cf on halves, cross_entropy": {
+        "student": "hybrid_cf",
+        "loss": Loss("cross_entropy"),
+        "negatives": 0,
+        **SETS,
+    },
     "mf, bpr, 1 negative": {"student": "mf", "loss": Loss("bpr"), "negatives": 1},
     f"mf, bpr, {SHARED} shared negatives": {
         "student": "mf",
@@ -79,7 +95,7 @@ def make_job(lists: Lists, n_items: int, case: dict[str, Any], options: argparse
     student: Any = build_student(case["student"], {"dim": options.dim, **case.get("settings", {})}, n_items, None, 0)
     popularity = torch.from_numpy(np.bincount(lists.items, minlength=n_items) / len(lists.items)).float()
     knowledge = Knowledge(options.dim, n_items, len(lists), torch.zeros(n_items, dtype=torch.int64), popularity)
-    windows = Windows.of(lists, n_items, options.windows, options.length, shuffle=0)
+    windows = reader(lists, n_items, case, options)
     objective = Objective(student, [case["loss"]], knowledge)
     if case.get("optimiser", "adamw") != "adamw" and not student.train_by_rows():
         raise SystemExit(f"{case['student']} has no rows to read one by one")
@@ -95,9 +111,16 @@ def make_job(lists: Lists, n_items: int, case: dict[str, Any], options: argparse
     )
 
 
+def reader(lists: Lists, n_items: int, case: dict[str, Any], options: argparse.Namespace) -> Windows | Halves:
+    """What cuts the sequences into batches."""
+    if case.get("order") == "halves":
+        return Halves(lists, n_items, 10_000)
+    return Windows.of(lists, n_items, options.windows, options.length, shuffle=0)
+
+
 def train(lists: Lists, n_items: int, case: dict[str, Any], options: argparse.Namespace) -> dict[str, float]:
     """Contexts a second: the difference of a training of 1 epoch and one of more."""
-    contexts = Windows.of(lists, n_items, options.windows, options.length).contexts
+    contexts = reader(lists, n_items, case, options).contexts
     wall, cpu = [], []
     for epochs in (1, 1 + options.epochs):
         job = make_job(lists, n_items, case, options, epochs)
@@ -215,8 +238,8 @@ def main() -> None:
     wanted = [word.strip() for word in options.cases.split(",")]
     cases = {name: case for name, case in CASES.items() if any(word in name for word in wanted)}
     if options.profile:
-        contexts = Windows.of(lists, n_items, options.windows, options.length).contexts
         for name, case in cases.items():
+            contexts = reader(lists, n_items, case, options).contexts
             profile_training(make_job(lists, n_items, case, options, 1), contexts, name)
         return
     base = peer(options.implicit, "implicit", pairs, options)

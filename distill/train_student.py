@@ -41,7 +41,8 @@ from distill.soft.targets import LiveTargets, StoreTargets, Targets
 from distill.solved import recipe_to_solve, solve
 from distill.tensors import next_item_batch, shuffled
 from distill.train_teacher import load_teacher, student_vectors
-from distill.windows import Windows
+from distill.windows.cut import Windows
+from distill.windows.halves import Halves
 from students.checkpoint import build_student, save_student, served
 from students.protocol import scores as student_scores
 
@@ -142,7 +143,7 @@ def build(
         targets.get(""),
         build=lambda seed: build_student(name, arguments, dataset.n_items, vectors, seed),
     )
-    windows = windows_of(config, recipe, dataset)
+    windows = windows_of(config, recipe, dataset, student)
     steps = recipe.fit.epochs * len(batches(recipe.fit, rows, config.seed, 0, windows))
     objective = Objective(
         student, recipe.losses, knowledge, steps, {teacher: found.temperatures for teacher, found in targets.items()}
@@ -250,7 +251,9 @@ def open_targets(
     return StoreTargets(store)
 
 
-def batches(settings: Fit, rows: np.ndarray, seed: int, epoch: int, windows: Windows | None = None) -> list[np.ndarray]:
+def batches(
+    settings: Fit, rows: np.ndarray, seed: int, epoch: int, windows: Windows | Halves | None = None
+) -> list[np.ndarray]:
     """The global batches of an epoch."""
     if windows is not None:
         return windows.batches(settings.batch_size, seed, epoch, settings.rows_per_epoch)
@@ -258,7 +261,12 @@ def batches(settings: Fit, rows: np.ndarray, seed: int, epoch: int, windows: Win
 
 
 def job_of(
-    settings: Fit, rows: np.ndarray, collate: Any, objective: Objective, seed: int, windows: Windows | None = None
+    settings: Fit,
+    rows: np.ndarray,
+    collate: Any,
+    objective: Objective,
+    seed: int,
+    windows: Windows | Halves | None = None,
 ) -> Job:
     """Training of an objective on some rows, or on windows."""
     return Job(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from distill.errors import UserError
 from students.heads import TableStudent, history_rows, without_some
-from students.item_table import TextUse, item_tables
+from students.item_table import Start, TextUse, item_tables
 
 
 class GRU4RecSmall(TableStudent):
@@ -32,6 +32,7 @@ class GRU4RecSmall(TableStudent):
         item_dropout: float = 0.05,
         tied: bool = True,
         text: TextUse = "init",
+        start: Start = "random",
         buckets: int = 0,
         cold: bool = False,
         id_dropout: float = 0.5,
@@ -49,6 +50,7 @@ class GRU4RecSmall(TableStudent):
             item_dropout: Share of history items left out in training; one that would be empty stays whole.
             tied: One table for history and candidates.
             text: What `item_vectors` are for, see `ItemTable`.
+            start: Where item vectors without text begin: what the train events say of them, or at random.
             buckets: Rows of the hashed id part; 0 is one an item.
             cold: Serve items without train events from their text alone, see `TableStudent`.
             id_dropout: With `cold`, the share of items whose id part is left out of a training step.
@@ -59,7 +61,7 @@ class GRU4RecSmall(TableStudent):
         """
         if length < 1:
             raise UserError(f"student 'gru4rec_small': length is {length}, expected 1 or more.")
-        tables = item_tables(n_items, dim, item_vectors, text, buckets, tied)
+        tables = item_tables(n_items, dim, item_vectors, text, buckets, tied, start)
         super().__init__(n_items, *tables, (), scale, cosine, item_dropout, 0.0, cold, id_dropout)
         self.length = length
         self.dropout = nn.Dropout(dropout)

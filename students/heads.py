@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distill.closed_form.interactions import interaction_matrix
+from distill.closed_form.spectral import spectral_vectors
 from distill.data.dataset import Dataset
 from distill.errors import UserError
 from distill.tensors import history_pools
-from distill.window_pools import window_pools
+from distill.windows.pools import window_pools
+from distill.windows.set_means import set_means
 from students.item_table import ItemTable
 from students.tail_expert import TailExpert
 
@@ -77,6 +80,7 @@ class TableStudent(nn.Module):
         self.register_buffer("warm", torch.ones(n_items, dtype=torch.bool) if cold else None)
         self.register_buffer("cold_shift", torch.zeros(()) if cold else None)
         self.window = 0  # contexts of a window, while windows are read
+        self.sets: tuple[Tensor, int] | None = None  # the set of each item and their number, while sets are read
         self.by_rows = False  # whether training reads rows of the tables, and never a whole one
 
     def attach(self, dataset: Dataset) -> None:
@@ -87,6 +91,12 @@ class TableStudent(nn.Module):
         for part in self.modules():
             if isinstance(part, TailExpert):
                 part.attach(events)
+        waiting = [part for part in self.modules() if isinstance(part, ItemTable) and part.waits]
+        for width in {part.identity.shape[1] for part in waiting}:
+            vectors = spectral_vectors(interaction_matrix(dataset), width)
+            for part in waiting:
+                if part.identity.shape[1] == width:
+                    part.begin(vectors)
 
     def calibrate(self, worth: Callable[[], float]) -> None:
         """Chooses what is added to the biases of cold items; called after training, in evaluation mode.
@@ -166,7 +176,11 @@ class TableStudent(nn.Module):
 
     def _of_histories(self, history: Tensor) -> Tensor:
         history, table = self._vectors_of(history)
-        return history_pools(history, table, self.log_decay.exp(), self.item_dropout if self.training else 0.0)
+        dropped = self.item_dropout if self.training else 0.0
+        if self.sets is None:
+            return history_pools(history, table, self.log_decay.exp(), dropped)
+        means = set_means(history, *self.sets, table, dropped) + 0.0 * self.log_decay.sum()  # has a gradient, of 0
+        return means[:, None].expand(-1, len(self.log_decay), -1)
 
     def _of_windows(
         self, history: Tensor, mix: Tensor, noise: float = 0.0, means_alone: bool = False
@@ -176,7 +190,7 @@ class TableStudent(nn.Module):
         return window_pools(history, table, self.log_decay.exp(), mix, self.window, dropped, noise, means_alone)
 
     def encode_windows(self, history: Tensor, width: int) -> Tensor:
-        """Queries (W * S, D) of all contexts of windows (S, T), see `distill.windows`.
+        """Queries (W * S, D) of all contexts of windows (S, T), see `distill.windows.cut`.
 
         Raises:
             UserError: The student reads no pools.
@@ -188,6 +202,20 @@ class TableStudent(nn.Module):
             return self.encode(history)  # type: ignore[operator]
         finally:
             self.window = 0
+
+    def encode_sets(self, items: Tensor, row: Tensor, count: int) -> Tensor:
+        """Queries (S, D) of histories without an order, see `distill.windows.halves`: all pools are plain means.
+
+        Args:
+            items: Items of all histories (H,).
+            row: The history of each, ascending (H,).
+            count: S.
+        """
+        self.sets = row, count
+        try:
+            return self.encode(items)  # type: ignore[operator]
+        finally:
+            self.sets = None
 
     def item_rows(self, items: Tensor) -> Tensor:
         """Rows (M, D) of `item_table` for some items, int64 (M,)."""

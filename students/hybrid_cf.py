@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from students.heads import TableStudent, even_mix
 from students.hidden_layer import hidden_layer
-from students.item_table import TextUse, item_tables
+from students.item_table import Start, TextUse, item_tables
 from students.tail_expert import with_tail_expert
 
 
@@ -32,6 +32,7 @@ class HybridCF(TableStudent):
         item_dropout: float = 0.05,
         tied: bool = False,
         text: TextUse = "init",
+        start: Start = "events",
         buckets: int = 0,
         cold: bool = False,
         id_dropout: float = 0.5,
@@ -51,6 +52,7 @@ class HybridCF(TableStudent):
             item_dropout: Share of history items left out in training; one that would be empty stays whole.
             tied: One table for history and candidates: half the size, and better where items have few events.
             text: What `item_vectors` are for, see `ItemTable`.
+            start: Where item vectors without text begin: what the train events say of them, or at random.
             buckets: Rows of the hashed id part; 0 is one an item.
             cold: Serve items without train events from their text alone, see `TableStudent`.
             id_dropout: With `cold`, the share of items whose id part is left out of a training step.
@@ -58,7 +60,7 @@ class HybridCF(TableStudent):
                 effect without text vectors.
             item_vectors: Text vectors (N, T) from the teacher.
         """
-        tables: tuple[nn.Module, nn.Module] = item_tables(n_items, dim, item_vectors, text, buckets, tied)
+        tables: tuple[nn.Module, nn.Module] = item_tables(n_items, dim, item_vectors, text, buckets, tied, start)
         if tail_expert and item_vectors is not None:
             tables = with_tail_expert(*tables, item_vectors, dim)
         super().__init__(n_items, *tables, decays, scale, cosine, item_dropout, 0.0, cold, id_dropout)

@@ -13,15 +13,17 @@ from torch.nn import functional
 from distill.errors import UserError
 
 TextUse = Literal["init", "null_space", "none"]
+Start = Literal["events", "random"]
 SEMANTIC_SHARE = 0.5  # of the columns, in a null-space table
 Origin = tuple[Tensor, Tensor]  # mean (T,) and length () of the text vectors that a table was built from
-SMALL_START = 0.1  # expected length of the id part of a null-space row, where the text part's is 1
+SMALL_START = 0.1  # expected length of the random part of a row, where the text or what the events say has 1
 
 
 class ItemTable(nn.Module):
     """Vectors of N items; whatever the form, the parts fold into one plain table at export.
 
-    - `none`, or no text vectors: free rows that start at random.
+    - `none`, or no text vectors: free rows that start at random, or, with the start "events", near vectors that the
+      train events give (`begin`).
     - `init`: `text @ projection + id`. The projection starts at the first principal components of the text vectors and
       the id part at zero, so a new table is the text's own geometry; training moves both.
     - `null_space`: the first principal components of the text stay as they are in half of the columns; ids are learned
@@ -41,7 +43,13 @@ class ItemTable(nn.Module):
     fixed: Tensor | None
 
     def __init__(
-        self, n_items: int, dim: int, text: Tensor | None = None, use: TextUse = "init", buckets: int = 0
+        self,
+        n_items: int,
+        dim: int,
+        text: Tensor | None = None,
+        use: TextUse = "init",
+        buckets: int = 0,
+        start: Start = "random",
     ) -> None:
         """Builds the table.
 
@@ -51,6 +59,7 @@ class ItemTable(nn.Module):
             text: Text vectors (N, T) or None.
             use: What the text vectors are for.
             buckets: Rows of the id part; 0 is one an item.
+            start: Whether `begin` is wanted; without effect on tables with text, or where ids share buckets.
         """
         super().__init__()
         chosen = torch.stack([_hash(n_items, buckets, salt) for salt in (1, 2)]) if buckets else None
@@ -61,17 +70,18 @@ class ItemTable(nn.Module):
         if text is None or use == "none":
             identity = torch.randn(rows, dim) / math.sqrt(2 * dim if buckets else dim)
         elif use == "init":
-            self.text, start, self.origin = principal(text, dim)
-            self.projection = nn.Parameter(start)
+            self.text, directions, self.origin = principal(text, dim)
+            self.projection = nn.Parameter(directions)
             identity = torch.zeros(rows, dim)
         else:
             semantic = min(round(SEMANTIC_SHARE * dim), *text.shape)
-            centred, start, _ = principal(text, semantic)
-            self.fixed = centred @ start  # saved: the signs of principal components differ from machine to machine
+            centred, directions, _ = principal(text, semantic)
+            self.fixed = centred @ directions  # saved: the signs of principal components differ from machine to machine
             free = dim - semantic
             # Not at zero: history and candidates would both be zero there, and so would all gradients.
             identity = SMALL_START * torch.randn(rows, free) / math.sqrt(max(1, free))
         self.identity = nn.Parameter(identity)
+        self.waits = start == "events" and not self.has_text and not buckets
 
     @property
     def has_text(self) -> bool:
@@ -103,6 +113,12 @@ class ItemTable(nn.Module):
             return torch.cat([self.fixed[items], identity], 1)
         return identity if self.text is None else identity + self.text[items] @ self.projection
 
+    @torch.no_grad()
+    def begin(self, vectors: Tensor) -> None:
+        """Moves the id part to vectors (N, D) of mean length 1; a tenth of the random start remains."""
+        self.identity.mul_(SMALL_START).add_(vectors.to(self.identity.dtype))
+        self.waits = False
+
     def grow(self, vectors: Tensor) -> None:
         """Adds items whose rows are what their text vectors (M, T) say, with an id part of zero.
 
@@ -120,11 +136,11 @@ class ItemTable(nn.Module):
 
 
 def item_tables(
-    n_items: int, dim: int, text: Tensor | None, use: TextUse, buckets: int, tied: bool
+    n_items: int, dim: int, text: Tensor | None, use: TextUse, buckets: int, tied: bool, start: Start = "random"
 ) -> tuple[ItemTable, ItemTable]:
     """The tables of the history and of the candidates; one and the same where they are tied."""
-    inputs = ItemTable(n_items, dim, text, use, buckets)
-    return inputs, inputs if tied else ItemTable(n_items, dim, text, use, buckets)
+    inputs = ItemTable(n_items, dim, text, use, buckets, start)
+    return inputs, inputs if tied else ItemTable(n_items, dim, text, use, buckets, start)
 
 
 def principal(text: Tensor, dim: int) -> tuple[Tensor, Tensor, Origin]:

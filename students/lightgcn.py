@@ -9,7 +9,7 @@ from distill.closed_form.graph import Propagate, compressed, normalised
 from distill.closed_form.interactions import interaction_matrix
 from distill.data.dataset import Dataset
 from students.hybrid_cf import HybridCF
-from students.item_table import TextUse
+from students.item_table import Start, TextUse
 
 Graph = tuple[Tensor, Tensor]
 
@@ -89,6 +89,7 @@ class LightGCN(HybridCF):
         item_dropout: float = 0.05,
         tied: bool = False,
         text: TextUse = "init",
+        start: Start = "events",
         item_vectors: Tensor | None = None,
     ) -> None:
         """Builds the student.
@@ -105,10 +106,22 @@ class LightGCN(HybridCF):
             item_dropout: Share of history items left out in training; one that would be empty stays whole.
             tied: One table for history and candidates.
             text: What `item_vectors` are for, see `ItemTable`.
+            start: Where item vectors without text begin: what the train events say of them, or at random.
             item_vectors: Text vectors (N, T) from the teacher.
         """
         super().__init__(
-            n_items, dim, hidden, decays, scale, cosine, dropout, item_dropout, tied, text, item_vectors=item_vectors
+            n_items,
+            dim,
+            hidden,
+            decays,
+            scale,
+            cosine,
+            dropout,
+            item_dropout,
+            tied,
+            text,
+            start,
+            item_vectors=item_vectors,
         )
         self.inputs = PropagatedTable(self.inputs, layers)
         self.outputs = self.inputs if tied else PropagatedTable(self.outputs, layers)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from distill.noise import dropout
+from distill.windows.noise import dropout
 from students.heads import TableStudent, even_mix
-from students.item_table import TextUse, item_tables
+from students.item_table import Start, TextUse, item_tables
 
 
 class MatrixFactorisation(TableStudent):
@@ -36,6 +36,7 @@ class MatrixFactorisation(TableStudent):
         item_dropout: float = 0.05,
         tied: bool = False,
         text: TextUse = "init",
+        start: Start = "events",
         buckets: int = 0,
         cold: bool = False,
         id_dropout: float = 0.5,
@@ -54,12 +55,13 @@ class MatrixFactorisation(TableStudent):
             item_dropout: Share of history items left out in training; one that would be empty stays whole.
             tied: One table for history and candidates.
             text: What `item_vectors` are for, see `ItemTable`.
+            start: Where item vectors without text begin: what the train events say of them, or at random.
             buckets: Rows of the hashed id part; 0 is one an item.
             cold: Serve items without train events from their text alone, see `TableStudent`.
             id_dropout: With `cold`, the share of items whose id part is left out of a training step.
             item_vectors: Text vectors (N, T) from the teacher.
         """
-        tables = item_tables(n_items, dim, item_vectors, text, buckets, tied)
+        tables = item_tables(n_items, dim, item_vectors, text, buckets, tied, start)
         super().__init__(n_items, *tables, decays, scale, cosine, item_dropout, l2, cold, id_dropout)
         self.mix = even_mix(len(decays))
         self.dropout = nn.Dropout(dropout)

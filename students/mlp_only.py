@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from students.heads import TableStudent
 from students.hidden_layer import hidden_layer
-from students.item_table import TextUse, item_tables
+from students.item_table import Start, TextUse, item_tables
 
 
 class MLPOnly(TableStudent):
@@ -33,6 +33,7 @@ class MLPOnly(TableStudent):
         item_dropout: float = 0.05,
         tied: bool = False,
         text: TextUse = "init",
+        start: Start = "events",
         buckets: int = 0,
         cold: bool = False,
         id_dropout: float = 0.5,
@@ -51,12 +52,13 @@ class MLPOnly(TableStudent):
             item_dropout: Share of history items left out in training; one that would be empty stays whole.
             tied: One table for history and candidates.
             text: What `item_vectors` are for, see `ItemTable`.
+            start: Where item vectors without text begin: what the train events say of them, or at random.
             buckets: Rows of the hashed id part; 0 is one an item.
             cold: Serve items without train events from their text alone, see `TableStudent`.
             id_dropout: With `cold`, the share of items whose id part is left out of a training step.
             item_vectors: Text vectors (N, T) from the teacher.
         """
-        tables = item_tables(n_items, dim, item_vectors, text, buckets, tied)
+        tables = item_tables(n_items, dim, item_vectors, text, buckets, tied, start)
         super().__init__(n_items, *tables, decays, scale, cosine, item_dropout, 0.0, cold, id_dropout)
         self.dropout = nn.Dropout(dropout)
         self.expand = nn.Linear(len(decays) * dim, hidden)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from distill.errors import UserError
 from students.heads import TableStudent, even_mix
-from students.item_table import ItemTable, TextUse, item_tables
+from students.item_table import ItemTable, Start, TextUse, item_tables
 
 BLOCK = 2**18  # pairs of a context and an item worked on at once: they stay in the cache
 
@@ -44,6 +44,7 @@ class NeuMF(TableStudent):
         item_dropout: float = 0.05,
         tied: bool = False,
         text: TextUse = "init",
+        start: Start = "events",
         item_vectors: Tensor | None = None,
     ) -> None:
         """Builds the student.
@@ -60,6 +61,7 @@ class NeuMF(TableStudent):
             item_dropout: Share of history items left out in training; one that would be empty stays whole.
             tied: One table for history and candidates in the factorisation.
             text: What `item_vectors` are for, see `ItemTable`.
+            start: Where item vectors without text begin: what the train events say of them, or at random.
             item_vectors: Text vectors (N, T) from the teacher.
 
         Raises:
@@ -67,7 +69,7 @@ class NeuMF(TableStudent):
         """
         if candidates < 1 or hidden < 1:
             raise UserError(f"student 'neumf': candidates is {candidates}, hidden {hidden}; both must be 1 or more.")
-        tables = item_tables(n_items, dim, item_vectors, text, 0, tied)
+        tables = item_tables(n_items, dim, item_vectors, text, 0, tied, start)
         super().__init__(n_items, *tables, decays, scale, cosine, item_dropout)
         self.candidates, self.dim = candidates, dim
         self.mix = even_mix(len(decays))

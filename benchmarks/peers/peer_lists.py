@@ -146,14 +146,15 @@ def of_recbole(events: Events, name: str, settings: dict[str, Any], job: dict[st
         for epoch in range(1, (job["epochs"] or job["most_epochs"]) + 1):
             model.train()
             trainer._train_epoch(train, epoch - 1)
-            if job["epochs"] or epoch % job["every"]:
+            late = time.process_time() - begin > job["seconds"]
+            if job["epochs"] or (epoch % job["every"] and not late):
                 continue
             model.eval()
             ranked = events.ranked(scores)
             worth = events.ndcg(ranked)
             bare = 0 if worth > best[0] else bare + 1
             best = (worth, ranked, epoch) if worth > best[0] else best
-            if bare > job["patience"] or time.process_time() - begin > job["seconds"]:
+            if bare > job["patience"] or late:
                 break
         if job["epochs"]:
             model.eval()

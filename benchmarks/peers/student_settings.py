@@ -20,12 +20,12 @@ OURS: dict[str, list[Settings]] = {
     "neumf": rows(REGULARISED, *GENTLE),
     "lightgcn": rows(REGULARISED, *GENTLE),
     "sasrec_small": rows(
-        "dropout item_dropout fit.learning_rate blocks fit.windows fit.max_length",  # no pools, so no windows
+        "dropout item_dropout fit.learning_rate blocks start fit.windows fit.max_length",  # no pools, so no windows
         *[
-            (0.2, 0.05, 0.003, 2, 0, 50),
-            (0.5, 0.2, 0.003, 2, 0, 50),
-            (0.5, 0.2, 0.001, 2, 0, 50),
-            (0.4, 0.4, 0.003, 1, 0, 50),
+            (0.5, 0.2, 0.003, 2, "random", 0, 50),
+            (0.5, 0.2, 0.003, 2, "events", 0, 50),
+            (0.4, 0.4, 0.003, 1, "random", 0, 50),
+            (0.4, 0.4, 0.003, 1, "events", 0, 50),
         ],
     ),
     "ease": rows("l2 decay neighbours", *[(300, 10, 400), (600, 10, 400), (100, 4, 400), (600, 30, 400)]),
@@ -76,6 +76,7 @@ PEERS: dict[tuple[str, str], list[Settings]] = {
         ],
     ),
 }
+ON_SETS = ("mf", "hybrid_cf", "lightgcn")  # of ours: can be trained on halves
 SOLVED = ("ease", "itemknn", "ials")  # of ours: without epochs
 # How RecBole's epochs are watched: lists every so many epochs, patience in such looks.
 EVERY = {"BPR": 5, "LightGCN": 5, "NeuMF": 5, "SASRec": 1, "EASE": 1}

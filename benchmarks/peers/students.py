@@ -213,10 +213,11 @@ def own_lists(bench: Bench, name: str, settings: Settings, epochs: int) -> np.nd
 def own_job(bench: Bench, name: str, settings: Settings) -> tuple[dict[str, Any], Settings, Fit]:
     """What names a trial of a student, the student's settings, and its training's."""
     changed = {key.removeprefix("fit."): value for key, value in settings.items() if key.startswith("fit.")}
-    training = dataclasses.replace(usual(bench.dataset), **changed)
+    training, asked = usual(bench.dataset, name)
+    training = dataclasses.replace(training, **changed)
     fit = {"max_length": training.max_length} if name in SOLVED else dataclasses.asdict(training)
-    arguments = {key: value for key, value in settings.items() if not key.startswith("fit.")}
-    return {"student": name, "settings": settings, "fit": fit}, arguments, training
+    arguments = {key: value for key, value in settings.items() if not key.startswith("fit.")} | asked
+    return {"student": name, "settings": arguments | changed, "fit": fit}, arguments, training
 
 
 def kept(bench: Bench, about: Mapping[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:

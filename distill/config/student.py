@@ -55,7 +55,8 @@ class Fit:
     `teacher: live` asks the teacher anew for each batch in place of the store, which gives losses its whole rows.
     `kinds` keeps only those contexts of the transfer set ("real", "drop", "rollout", ...; empty: all).
     `windows` trains on stretches of so many consecutive contexts of a user in one pass, from labels alone; 0 takes
-    contexts one by one. `order: shuffled` gives each user's events a new random order in every epoch, for data without.
+    contexts one by one. For data whose events have no order, `order: shuffled` gives each user's a new random one in
+    every epoch, and `order: halves` has a random half of them be the history of all the others, from labels alone.
     `optimiser` other than AdamW moves the rows of a batch's items alone, in item tables.
     `empty_share` of the labelled contexts of a batch are shown without their history, for users without one.
     `compile` has torch.compile make one program of the losses' forward and backward; it needs a C++ compiler.
@@ -77,6 +78,6 @@ class Fit:
     kinds: list[str] = field(default_factory=list)
     empty_share: float = 0.0
     windows: int = 0
-    order: Literal["given", "shuffled"] = "given"
+    order: Literal["given", "shuffled", "halves"] = "given"
     optimiser: Literal["adamw", "rowwise_adagrad", "rowwise_adam", "sparse_adam"] = "adamw"
     compile: bool = False

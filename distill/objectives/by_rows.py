@@ -18,8 +18,8 @@ from distill.objectives.candidates import NOTHING, mean_over, mean_within
 from distill.objectives.dots import scores_of
 from distill.objectives.hard import bpr, draw_items, in_batch_softmax, sampled_softmax
 from distill.objectives.shared_sample import bpr_against, softmax_against
-from distill.seen import HiddenOnes, HiddenSince, Seen, WindowSeen
 from distill.soft.target import SoftTarget
+from distill.windows.seen import HiddenOnes, HiddenSince, Seen, WindowSeen
 
 
 @dataclass(frozen=True)

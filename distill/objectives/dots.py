@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill.windows.scatter import summed_by
+
 BLOCK = 2**16  # numbers of the gathered vectors of a block
 
 
@@ -37,11 +39,11 @@ class _Scores(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         query, table, items = context.saved_tensors
-        of_query, of_table = torch.empty_like(query), torch.zeros_like(table)
+        of_query = torch.empty_like(query)
         for at in _blocks(items, query.shape[1]):
-            gradient = gradients[0][at, :, None]
-            torch.sum(_vectors(table, items[at]).mul_(gradient), 1, out=of_query[at])
-            of_table.index_add_(0, items[at].flatten(), (query[at, None] * gradient).flatten(0, 1))
+            torch.sum(_vectors(table, items[at]).mul_(gradients[0][at, :, None]), 1, out=of_query[at])
+        context_of = torch.arange(items.numel(), device=items.device) // items.shape[1]
+        of_table = summed_by(items.flatten(), query, len(table), context_of, gradients[0].flatten().to(query.dtype))
         of_bias = torch.zeros(len(table), dtype=context.bias, device=table.device)
         of_bias.index_add_(0, items.flatten(), gradients[0].flatten().to(context.bias))
         return of_query, of_table, of_bias, None

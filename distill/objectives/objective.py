@@ -13,12 +13,13 @@ from torch.nn import functional
 from distill.config import Loss, value_at
 from distill.job import Batch
 from distill.objectives.by_rows import RowScores, by_rows
+from distill.objectives.by_sets import SetScores, by_sets
 from distill.objectives.knowledge import Knowledge, Representation
 from distill.objectives.reading import read_together
 from distill.objectives.term import Term
-from distill.seen import seen_of
 from distill.soft.target import SoftTarget
 from distill.tensors import mask_seen, query_of
+from distill.windows.seen import seen_of
 
 SOFT = ("items", "scores", "logz", "tail_items", "tail_scores", "tail_logq", "hidden", "dense")
 MOMENTUM = 0.98  # of the running means that balance terms: about the last 50 steps
@@ -80,6 +81,8 @@ class Objective(nn.Module):
         self.run = torch.compile(self._losses, **settings)
 
     def _losses(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+        if "set_row" in batch:
+            return self._by_sets(batch, progress)
         state = self._query(batch)
         if self.forms:
             return self._by_rows(state, batch, progress)
@@ -129,17 +132,36 @@ class Objective(nn.Module):
 
     def _by_rows(self, query: Tensor, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The losses where none needs more than some items' rows: the catalogue's size costs nothing."""
-        bias = self.student.item_bias()
-        table: Tensor | None = None
-        if getattr(self.student, "by_rows", False) and self.training:
-            rows = self.student.item_rows
-        else:
-            table = self.student.item_table()
-            rows = partial(_rows_of, table)
+        rows, table, bias = self._rows()
         scores = RowScores(query.float(), rows, table, bias, seen_of(batch, len(bias)))
+        return self._formed(self.forms, scores, batch, progress)
+
+    def _by_sets(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """The losses of histories that have many labels each, see `distill.windows.halves`."""
+        forms = [by_sets(term.function, name) for name, term in zip(self.names, self.terms, strict=True)]  # type: ignore[arg-type]
+        items, row = batch["history"], batch["set_row"]
+        query = self.student.encode_sets(items, row, len(batch["user"]))
+        rows, table, bias = self._rows()
+        label, label_row = batch["label"], batch["label_row"]
+        owned, owner = torch.cat([items, label]), torch.cat([row, label_row])
+        scores = SetScores(query.float(), rows, table, bias, label, label_row, owned, owner)
+        return self._formed(forms, scores, batch, progress)
+
+    def _rows(self) -> tuple[Callable[[Tensor], Tensor], Tensor | None, Tensor]:
+        """What gives the vectors of some items, the whole table unless rows alone are read, and the biases."""
+        bias = self.student.item_bias()
+        if getattr(self.student, "by_rows", False) and self.training:
+            return self.student.item_rows, None, bias
+        table = self.student.item_table()
+        return partial(_rows_of, table), table, bias
+
+    def _formed(
+        self, forms: Sequence[Callable[..., Tensor]], scores: RowScores | SetScores, batch: Batch, progress: float
+    ) -> dict[str, Tensor]:
+        """The losses in forms that make their scores themselves."""
         named: dict[str, Tensor] = {}
         parts: list[Tensor] = []
-        for number, (name, term, form) in enumerate(zip(self.names, self.terms, self.forms, strict=True)):
+        for number, (name, term, form) in enumerate(zip(self.names, self.terms, forms, strict=True)):
             assert isinstance(term, Term)
             settings = {key: value_at(value, progress) for key, value in term.loss.arguments.items()}
             named[name] = form(scores, self._target(batch, term, progress), **settings)

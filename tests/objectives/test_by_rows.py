@@ -7,12 +7,12 @@ import torch
 from distill.config import Loss
 from distill.data.contexts import Kind, prefixes
 from distill.data.ragged import Lists
-from distill.noise import dropout
 from distill.objectives.knowledge import Knowledge
 from distill.objectives.objective import Objective
 from distill.tensors import history_pools, next_item_batch
-from distill.window_pools import window_pools
-from distill.windows import Windows
+from distill.windows.cut import Windows
+from distill.windows.noise import dropout
+from distill.windows.pools import window_pools
 from students.checkpoint import build_student
 from students.hidden_layer import hidden_layer
 
@@ -112,7 +112,7 @@ def windows_and_histories():
 def pooled(windows, table, decays, mix, block, **settings):
     """Pools and their sum, in blocks of so many numbers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distill.window_pools.BLOCK", block)
+        patch.setattr("distill.windows.pools.BLOCK", block)
         return window_pools(windows, table, decays, mix, width=5, **settings)
 
 
@@ -200,7 +200,7 @@ def test_blocks_of_any_size_give_the_same(loss, monkeypatch):
     expected = step(module, batch)
     monkeypatch.setattr("distill.objectives.shared_sample.BLOCK", 1)
     monkeypatch.setattr("distill.objectives.dots.BLOCK", 1)
-    monkeypatch.setattr("distill.window_pools.BLOCK", 1)
+    monkeypatch.setattr("distill.windows.pools.BLOCK", 1)
     assert_same(step(module, batch), expected)
 
 
@@ -235,5 +235,5 @@ def test_seen_items_are_found_in_large_catalogues_too(batch_of, repeats, monkeyp
     """Beyond `FEW` cells no table of all items is laid out."""
     module, batch = objective(Loss("bpr", arguments={"negatives": 5})), batch_of(sequences(repeats))
     expected = step(module, batch)
-    monkeypatch.setattr("distill.seen.FEW", 0)
+    monkeypatch.setattr("distill.windows.seen.FEW", 0)
     assert_same(step(module, batch), expected)

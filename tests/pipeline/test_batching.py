@@ -22,13 +22,21 @@ def config(target="control_fit", **fit):
     return from_tree({target: fit, "losses": [{"name": "cross_entropy"}, {"name": "listwise_kl"}]})
 
 
+def hybrid(**settings):
+    return build_student("hybrid_cf", {"dim": 4, **settings}, 24, None, 0)
+
+
+def read(made, target=CONTROL, student=None):
+    return windows_of(made, recipe_of(made, target), checkerboard(), student or hybrid())
+
+
 def test_contexts_one_by_one_are_the_default():
-    assert windows_of(config(), recipe_of(config(), CONTROL), checkerboard()) is None
+    assert read(config()) is None
 
 
 def test_windows_hold_every_labelled_context_once():
-    dataset, made = checkerboard(), config(windows=4, batch_size=64, max_length=6)
-    windows = windows_of(made, recipe_of(made, CONTROL), dataset)
+    made = config(windows=4, batch_size=64, max_length=6)
+    windows = read(made)
     assert windows is not None and (windows.width, windows.length, windows.shuffle) == (4, 6, None)
     found = batches(made.control_fit, None, 0, 1, windows)
     labels = [windows.batch(numbers)["label"] for numbers in found]
@@ -38,8 +46,47 @@ def test_windows_hold_every_labelled_context_once():
 
 def test_an_order_drawn_anew_takes_the_seed():
     made = config(windows=4, order="shuffled")
-    windows = windows_of(made, recipe_of(made, CONTROL), checkerboard())
+    windows = read(made)
     assert windows is not None and windows.shuffle == made.seed
+
+
+def test_halves_hold_every_event_of_a_user_with_two():
+    made = config(order="halves", batch_size=64, max_length=6)
+    halves = read(made, student=hybrid(decays=[10_000.0]))
+    found = [halves.batch(numbers) for numbers in batches(made.control_fit, None, 0, 1, halves)]
+    assert sum(len(batch["label"]) for batch in found) == halves.contexts
+    assert (halves.length, halves.seed) == (6, made.seed) and len(found) > 1
+
+
+@pytest.mark.parametrize(
+    ("made", "target", "student", "words"),
+    [
+        (config(order="halves"), CONTROL, hybrid(), r"forget .* Set student.decays=\[10000\]"),
+        (
+            config(order="halves"),
+            CONTROL,
+            build_student("sasrec_small", {"dim": 4}, 24, None, 0),
+            "reads no sets. Take mf or hybrid_cf",
+        ),
+        (config(order="halves"), CONTROL, build_student("neumf", {"decays": [1e4]}, 24, None, 0), "reads no sets"),
+        (config(order="halves", compile=True), CONTROL, hybrid(decays=[1e4]), "control_fit.compile"),
+        (config("fit", order="halves"), STUDENT, hybrid(decays=[1e4]), "the loss listwise_kl needs contexts one by"),
+        (
+            from_tree(
+                {
+                    "control_fit": {"order": "halves"},
+                    "control_losses": [{"name": "cross_entropy", "smoothing": 0.1}],
+                }
+            ),
+            CONTROL,
+            hybrid(decays=[1e4]),
+            "'cross_entropy' doesn't take with these settings",
+        ),
+    ],
+)
+def test_what_can_not_be_read_as_halves_is_refused(made, target, student, words):
+    with pytest.raises(UserError, match=words):
+        read(made, target, student)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +100,7 @@ def test_an_order_drawn_anew_takes_the_seed():
 )
 def test_what_needs_contexts_one_by_one_is_refused(made, target, words):
     with pytest.raises(UserError, match=words):
-        windows_of(made, recipe_of(made, target), checkerboard())
+        read(made, target)
 
 
 @pytest.mark.parametrize(

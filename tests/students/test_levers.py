@@ -15,7 +15,7 @@ PAGE = (Path(__file__).parents[2] / "docs/students.md").read_text(encoding="utf-
 TABLE = re.search(r"\| lever \|.*?\n\n", PAGE, re.DOTALL).group(0).splitlines()
 STUDENTS = re.findall(r"`(\w+)`", TABLE[0])
 ROWS = {re.search(r"\(`(\w+)`", row).group(1): row for row in TABLE[2:] if re.search(r"\(`(\w+)`", row)}
-WORDS = {"on": True, "off": False, "init": "init"}
+WORDS = {"on": True, "off": False, "init": "init", "events": "events", "random": "random"}
 
 
 def defaults(name):

@@ -90,6 +90,7 @@ def test_a_repeated_event_adds_its_weights():
 
 def test_without_layers_it_is_hybrid_cf():
     student, plain = attached(layers=0), build_student("hybrid_cf", {"dim": 8}, N, None, 0).eval()
+    plain.attach(checkerboard())
     with torch.no_grad():
         assert torch.equal(scores(student, histories()), scores(plain, histories()))
 

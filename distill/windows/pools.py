@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from distill.noise import is_large, kept_
+from distill.windows.noise import is_large, kept_
+from distill.windows.scatter import summed_by
 
 BLOCK = 2**17  # numbers that a block of places holds: half a megabyte
 
@@ -81,10 +82,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (index,), of_rows = context.saved_tensors, gradients[0].flatten(0, 1)
-        found = of_rows.new_zeros(
-            context.count + 1, of_rows.shape[1]
-        )  # several times faster than an embedding's own way
-        return found.index_add_(0, index.flatten(), of_rows)[:-1], None
+        return summed_by(index.flatten(), of_rows.contiguous(), context.count + 1)[:-1], None
 
 
 def _noised(pools: Tensor, noise: float) -> Tensor:
