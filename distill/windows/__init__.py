@@ -1,1 +1,1 @@
-"""Many contexts in one pass: stretches of sequences, halves of sets, what their contexts have seen, and fast sums."""
+"""Many contexts in one pass: stretches of sequences, halves of sets, what they have seen, and fast sums."""
