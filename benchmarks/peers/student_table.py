@@ -20,8 +20,10 @@ def write(found: Sequence[Mapping[str, Any]], budget: Mapping[str, Any], output:
     Args:
         found: A row a model and data set.
         budget: What every model was allowed.
-        output: Path without an ending.
+        output: Path without an ending. Rows that an earlier run wrote there stay, but for those of the same model and
+            data.
     """
+    found = [*earlier(found, output), *found]
     lines = markdown(found)
     print("\n".join(lines))
     if output and found:
@@ -31,6 +33,16 @@ def write(found: Sequence[Mapping[str, Any]], budget: Mapping[str, Any], output:
         flat = [{**row, "settings": json.dumps(row["settings"])} for row in found]
         pl.DataFrame(flat).write_csv(output.with_suffix(".csv"))
         output.with_suffix(".md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+def earlier(found: Sequence[Mapping[str, Any]], output: Path | None) -> list[Mapping[str, Any]]:
+    """Rows of the JSON at `output` that aren't measured anew in `found`."""
+    kept = output.with_suffix(".json") if output else None
+    if kept is None or not kept.is_file():
+        return []
+    anew = {(row["data"], row["library"], row["model"]) for row in found}
+    rows = json.loads(kept.read_text())["rows"]
+    return [row for row in rows if (row["data"], row["library"], row["model"]) not in anew]
 
 
 def markdown(found: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.peers import peer_lists
-from benchmarks.peers.own_lists import FIT, refit, train
+from benchmarks.peers.own_lists import FIT, refit, train, usual
 from benchmarks.peers.student_settings import FAMILIES, OURS, PEERS
 from benchmarks.peers.student_table import markdown, versus, write
 from benchmarks.peers.students import SCRIPT, Bench, measured, through_file
@@ -176,3 +176,19 @@ def test_the_table_holds_each_student_against_the_best_of_its_family(tmp_path):
     write(rows, {"trials": 4}, tmp_path / "made" / "table")
     assert json.loads((tmp_path / "made" / "table.json").read_text())["rows"] == rows
     assert len((tmp_path / "made" / "table.csv").read_text().splitlines()) == 5
+    again = [row("taildistill", "mf", 0.3), row("taildistill", "neumf", 0.1)]
+    write(again, {"trials": 2}, tmp_path / "made" / "table")
+    kept = json.loads((tmp_path / "made" / "table.json").read_text())["rows"]
+    assert kept == [*rows[1:], *again], "what was measured anew replaces, the rest stays"
+
+
+def test_data_without_an_order_are_read_as_sets():
+    ordered, bare = board(), dataclasses.replace(board(), summary={"order within a user": "rows (no order column)"})
+    assert usual(ordered, "mf")[0].order == "given"
+    assert usual(bare, "mf")[0].order == "halves" and usual(bare, "mf")[1]["decays"][0] >= 1000
+    assert usual(bare, "neumf")[0].order == "shuffled" and usual(bare, "ease")[1]["decay"] >= 1000
+    settings, asked = usual(bare, "mf")
+    settings = dataclasses.replace(settings, batch_size=64, epochs=20, learning_rate=0.02)
+    done = train(bare, "mf", {"dim": 16, **asked}, settings, seed=0, seconds=20.0)
+    lists = refit(bare, "mf", {"dim": 16, **asked}, settings, 0, done["epoch"])["test"]
+    assert share_of_own(lists[:, :3], cases_of(bare, TEST).users, bare.n_items) > 0.95

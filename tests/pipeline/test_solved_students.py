@@ -1,4 +1,4 @@
-"""The stage train-student on students that are solved, and on one whose tables are propagated over a graph."""
+"""The stage train-student on students that are solved, propagated over a graph, or trained on halves."""
 
 import json
 
@@ -59,3 +59,10 @@ def test_a_propagated_student_is_saved_as_plain_tables(settings):
     weights = load_file(folder / "model.safetensors")
     assert about["name"] == "lightgcn" and not (folder / "item_vectors.safetensors").exists()
     assert weights["inputs.table.identity"].shape == (about["n_items"], 8)
+
+
+def test_a_student_is_trained_on_halves(settings):
+    given = ["student={name: mf, dim: 8, decays: [10000]}", "control=no_kd", "control_fit.order=halves"]
+    config = load(settings, [*given, "control_fit.epochs=4", "benchmark.seeds=1"])
+    found = read_manifest(train_student(config))["result"]
+    assert found["validation"]["ndcg@10"] > 0.1 and len(found["curve"]) == 4
