@@ -7,10 +7,10 @@ import torch
 from distill.config import Loss
 from distill.data.ragged import Lists
 from distill.errors import UserError
-from distill.windows.halves import Halves
 from distill.objectives import by_sets
 from distill.objectives.knowledge import Knowledge
 from distill.objectives.objective import Objective
+from distill.windows.halves import Halves
 from distill.windows.scatter import summed_by, summed_runs
 from distill.windows.set_means import set_means
 from students.checkpoint import build_student
