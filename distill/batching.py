@@ -44,6 +44,11 @@ def windows_of(config: Config, recipe: Recipe, dataset: Dataset, student: Any) -
         refuse_contexts(config, recipe, f"'{key}.order' is 'halves'", ON_HALVES, f"{key}.order: given")
         refuse_order(recipe, student, key)
         return Halves(lists, dataset.n_items, settings.max_length, config.seed)
+    if settings.order == "given" and not dataset.ordered and not recipe.taught:
+        say(
+            f"{recipe.name.replace('_', ' ')}: the events have no order, and are read in that of the file. "
+            f"{key}.order=halves with student.decays=[10000] reads them as sets: see docs/students.md."
+        )
     if settings.windows <= 0:
         if settings.order != "given":
             raise UserError(f"'{key}.order' is '{settings.order}', which needs windows. Set {key}.windows: 32.")

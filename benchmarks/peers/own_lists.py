@@ -46,7 +46,7 @@ def usual(dataset: Dataset, name: str) -> tuple[Fit, dict[str, Any]]:
 
     Small data need more epochs and smaller batches to make enough steps; without an order there is nothing to decay.
     """
-    if "no order column" in str(dataset.summary.get("order within a user", "")):
+    if not dataset.ordered:
         if name in SOLVED:
             return SETS, {"decay": LONG}
         if name in ON_SETS:

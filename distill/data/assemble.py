@@ -12,7 +12,7 @@ from distill.config import Data
 from distill.data import attributes, cleaning, split
 from distill.data.bots import treat_bots
 from distill.data.catalogue import COLUMN, words_of
-from distill.data.dataset import HISTORY, TRAIN, Dataset
+from distill.data.dataset import FILE_ORDER, HISTORY, ORDER, TRAIN, Dataset
 from distill.data.features import Features
 from distill.data.privacy import pseudonyms, read_key
 from distill.data.readers import Raw
@@ -93,9 +93,7 @@ def clean(raw: Raw, data: Data, summary: dict[str, Any]) -> tuple[pl.DataFrame, 
         UserError: Nothing is left, or a setting needs a column that the file hasn't.
     """
     timed = "order" in raw.events.columns
-    summary["order within a user"] = (
-        "by the order column, ties in file order" if timed else "rows of the file (no order column)"
-    )
+    summary[ORDER] = "by the order column, ties in file order" if timed else FILE_ORDER
     events = cleaning.drop_incomplete(raw.events, summary)
     if data.min_rating is None and data.weight == "none" and data.duplicates != "sum":
         events = cleaning.forget_ratings(events)

@@ -16,11 +16,12 @@ from distill.data.features import Features
 from distill.data.files import write_atomically
 from distill.data.ragged import Lists
 
-__all__ = ["FORMAT", "HISTORY", "PARTS", "TEST", "TRAIN", "VALID", "Dataset", "Lists"]
+__all__ = ["FILE_ORDER", "FORMAT", "HISTORY", "ORDER", "PARTS", "TEST", "TRAIN", "VALID", "Dataset", "Lists"]
 
 # HISTORY is known before validation and test, but not trained on: the first events of users who are held out.
 TRAIN, VALID, TEST, HISTORY = 0, 1, 2, 3
 PARTS = {"train": TRAIN, "valid": VALID, "test": TEST}
+ORDER, FILE_ORDER = "order within a user", "rows of the file (no order column)"  # a line of the summary
 FORMAT = 2  # 1: no times, weights and features, and texts don't count in the fingerprint; still readable
 
 
@@ -72,6 +73,11 @@ class Dataset:
     def categories(self) -> Lists | None:
         """Category codes of each item (rows = items), or None where the data set has no categories."""
         return self.features.items.lists.get(self.features.categories)
+
+    @property
+    def ordered(self) -> bool:
+        """False where the files had no time or position, so that a user's events stand as the rows stood."""
+        return self.summary.get(ORDER) != FILE_ORDER
 
     def event_users(self) -> np.ndarray:
         """User of each event, int64 (E,)."""

@@ -16,7 +16,7 @@ from benchmarks.peers.student_settings import FAMILIES, OURS, PEERS
 from benchmarks.peers.student_table import markdown, versus, write
 from benchmarks.peers.students import SCRIPT, Bench, measured, through_file
 from distill.contracts.worlds import checkerboard
-from distill.data.dataset import TEST, VALID, Dataset
+from distill.data.dataset import FILE_ORDER, ORDER, TEST, VALID, Dataset
 from distill.ranking.cases import cases_of
 from distill.ranking.evaluator import evaluate, rank_array
 
@@ -183,7 +183,7 @@ def test_the_table_holds_each_student_against_the_best_of_its_family(tmp_path):
 
 
 def test_data_without_an_order_are_read_as_sets():
-    ordered, bare = board(), dataclasses.replace(board(), summary={"order within a user": "rows (no order column)"})
+    ordered, bare = board(), dataclasses.replace(board(), summary={ORDER: FILE_ORDER})
     assert usual(ordered, "mf")[0].order == "given"
     assert usual(bare, "mf")[0].order == "halves" and usual(bare, "mf")[1]["decays"][0] >= 1000
     assert usual(bare, "neumf")[0].order == "shuffled" and usual(bare, "ease")[1]["decay"] >= 1000

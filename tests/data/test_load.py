@@ -43,12 +43,14 @@ def test_users_items_and_order(tmp_path):
     assert dataset.summary["items without an event (kept)"] == 2
     assert dataset.summary["items without text"] == 3
     assert dataset.summary["order within a user"] == "by the order column, ties in file order"
+    assert dataset.ordered
 
 
 def test_without_an_order_column_the_rows_are_the_order(tmp_path):
     dataset = build(tmp_path, "user,item\na,3\nb,1\na,1\nb,2\na,2\nb,3\n")
     assert sequences(dataset) == {"a": ["3", "1", "2"], "b": ["1", "2", "3"]}
     assert dataset.summary["order within a user"] == "rows of the file (no order column)"
+    assert not dataset.ordered
 
 
 def test_ties_in_time_keep_the_order_of_the_file(tmp_path):

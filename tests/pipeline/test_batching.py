@@ -1,11 +1,14 @@
 """When a student is trained on windows or by rows, and when that is refused."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from distill.batching import read_by_rows, windows_of
 from distill.config import Loss, from_tree
 from distill.contracts.worlds import checkerboard
+from distill.data.dataset import FILE_ORDER, ORDER
 from distill.errors import UserError
 from distill.objectives.knowledge import Knowledge
 from distill.objectives.objective import Objective
@@ -32,6 +35,15 @@ def read(made, target=CONTROL, student=None):
 
 def test_contexts_one_by_one_are_the_default():
     assert read(config()) is None
+
+
+def test_data_without_an_order_are_told_what_reads_them_as_sets(capsys):
+    bare = dataclasses.replace(checkerboard(), summary={ORDER: FILE_ORDER})
+    windows_of(config(), recipe_of(config(), CONTROL), bare, hybrid())
+    assert "control_fit.order=halves with student.decays=[10000]" in " ".join(capsys.readouterr().out.split())
+    for made, dataset in ((config(windows=4, order="shuffled"), bare), (config(), checkerboard())):
+        windows_of(made, recipe_of(made, CONTROL), dataset, hybrid())
+        assert not capsys.readouterr().out
 
 
 def test_windows_hold_every_labelled_context_once():
