@@ -93,7 +93,7 @@ def clean(raw: Raw, data: Data, summary: dict[str, Any]) -> tuple[pl.DataFrame, 
         UserError: Nothing is left, or a setting needs a column that the file hasn't.
     """
     timed = "order" in raw.events.columns
-    summary[ORDER] = "by the order column, ties in file order" if timed else FILE_ORDER
+    summary[ORDER] = "by the order column, ties in file order" if timed else summary.get(ORDER, FILE_ORDER)
     events = cleaning.drop_incomplete(raw.events, summary)
     if data.min_rating is None and data.weight == "none" and data.duplicates != "sum":
         events = cleaning.forget_ratings(events)

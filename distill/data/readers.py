@@ -15,6 +15,7 @@ from distill.config import Columns, Data
 from distill.data import hub, named, tables
 from distill.data.catalogue import read_items
 from distill.data.columns import bare, interaction_columns, sequence_column, user_id_column
+from distill.data.dataset import ORDER
 from distill.data.forms import BY_NAME, EXPECTED, FORMS, JSON_LINES, TABLE, TABLES, Form, Read, matching
 from distill.data.lists import exploded, neighbour, read_sequences
 from distill.data.tables import Table, parts_of
@@ -128,6 +129,8 @@ def read(source: Source, columns: Columns, summary: dict[str, Any]) -> Raw:
     summary["users file"] = source.users.name if source.users else "none"
     summary["columns"] = ", ".join(f"{role}: {bare(name)}" for role, name in chosen.items())
     summary["rows read"] = frame.height
+    if sequence:
+        summary[ORDER] = f"as listed in the column {bare(sequence)}"
     place = f"{path}, column '{bare(chosen['order'])}'" if "order" in chosen else str(path)
     # Each raw column is let go when its clean one is there: text takes several times the memory of what it means.
     values = {role: _ids(frame.drop_in_place(chosen[role])) for role in ("user_id", "item_id")}

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from distill.config import Columns, Data
+from distill.data.dataset import ORDER
 from distill.data.load import build_dataset
 from distill.data.readers import locate, read
 from distill.errors import UserError
@@ -116,7 +117,8 @@ def test_sequences_in_parquet_with_their_times_and_in_a_column_of_any_name(tmp_p
     frame.write_parquet(tmp_path / "interactions.parquet")
     with pytest.raises(UserError, match="no item_id column"):
         load(tmp_path)
-    raw, _ = load(tmp_path, columns=Columns(sequence="seen"))
+    raw, summary = load(tmp_path, columns=Columns(sequence="seen"))
+    assert summary[ORDER] == "as listed in the column seen"
     assert raw.events.rows() == [("u1", 10, 4.0, 5), ("u1", 7, 4.0, 6), ("u2", 7, 5.0, 1)]
     frame.with_columns(timestamp=pl.Series([[5, 6], [1, 2]])).write_parquet(tmp_path / "interactions.parquet")
     with pytest.raises(UserError, match=r"row 2 has 1 items in 'seen' but 2 values in 'timestamp'"):
