@@ -29,7 +29,10 @@ OURS: dict[str, list[Settings]] = {
         ],
     ),
     "ease": rows("l2 decay neighbours", *[(300, 10, 400), (600, 10, 400), (100, 4, 400), (600, 30, 400)]),
-    "itemknn": rows("alpha shrink decay", *[(0.5, 0.0, 4), (0.5, 10.0, 10), (0.75, 10.0, 4), (0.5, 50.0, 30)]),
+    "itemknn": rows(
+        "alpha shrink decay neighbours",
+        *[(0.5, 0.0, 4, 200), (0.5, 10.0, 10, 200), (0.5, 0.0, 10, 30), (0.75, 10.0, 4, 200)],
+    ),
     "ials": rows("l2 unobserved decay", *[(0.01, 0.3, 10), (0.003, 0.1, 10), (0.003, 0.1, 3), (0.0003, 0.03, 3)]),
 }
 PEERS: dict[tuple[str, str], list[Settings]] = {
