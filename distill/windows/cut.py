@@ -69,10 +69,7 @@ class Windows:
         """
         if not len(self):
             return []
-        mean = self.contexts / len(self)
-        order = np.random.default_rng([seed, epoch]).permutation(len(self))
-        order = order[: max(1, round(most / mean))] if most else order
-        return np.array_split(order + epoch * len(self), max(1, round(len(order) * mean / size)))
+        return drawn(np.arange(len(self)), self.contexts / len(self), size, seed, epoch, most, len(self))
 
     def batch(self, numbers: np.ndarray) -> Batch:
         """Tensors of some windows.
@@ -138,6 +135,13 @@ class Windows:
             self._again.clear()
             self._again.update({"any": first, key: _repeated(self.lists, self._items(epoch))})
         return self._again[key]
+
+
+def drawn(rows: np.ndarray, mean: float, size: int, seed: int, epoch: int, most: int, total: int) -> list[np.ndarray]:
+    """Rows of `mean` contexts each, shuffled, in batches of about `size` contexts; `epoch` * `total` is added."""
+    order = np.random.default_rng([seed, epoch]).permutation(rows)
+    order = order[: max(1, round(most / mean))] if most else order
+    return np.array_split(order + epoch * total, max(1, round(len(order) * mean / size)))
 
 
 def _repeated(lists: Lists, items: np.ndarray) -> np.ndarray:

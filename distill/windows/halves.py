@@ -13,6 +13,7 @@ import torch
 
 from distill.data.ragged import Lists
 from distill.job import Batch
+from distill.windows.cut import drawn
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,8 @@ class Halves:
         known = np.flatnonzero(self.lists.lengths > 1)
         if not len(known):
             return []
-        order = np.random.default_rng([seed, epoch]).permutation(np.concatenate([known, known + len(self.lists)]))
-        mean = self.contexts / len(order)
-        order = order[: max(1, round(most / mean))] if most else order
-        return np.array_split(order + epoch * len(self), max(1, round(len(order) * mean / size)))
+        halves = np.concatenate([known, known + len(self.lists)])
+        return drawn(halves, self.contexts / len(halves), size, seed, epoch, most, len(self))
 
     def batch(self, numbers: np.ndarray) -> Batch:
         """Tensors of some halves.
