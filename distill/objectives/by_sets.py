@@ -149,7 +149,7 @@ def bpr_by_sets(scores: SetScores, target: SoftTarget, negatives: int = 1, share
         items = torch.cat([scores.label[:, None], drawn], 1)
         both = scores.pairs(scores.row.repeat_interleave(1 + negatives), items.flatten()).view(items.shape)
         own, others = both[:, 0], both[:, 1:]
-    usable = scores.negative(drawn)
+    usable = scores.negative(drawn) & ~others.isneginf()  # what the student leaves out is no negative
     return mean_over(mean_within(softplus(others - own[:, None]), usable), usable.any(-1))
 
 

@@ -58,7 +58,7 @@ def written_out(made, batch, kind, drawn=None, offset=None):
                 losses.append(-torch.stack(terms).log_softmax(0)[0])
             else:
                 chosen = drawn if drawn.ndim == 1 else drawn[number]
-                usable = [i for i in chosen.tolist() if i not in mine]
+                usable = [i for i in chosen.tolist() if i >= 0 and i not in mine]
                 if usable:
                     losses.append(-torch.nn.functional.logsigmoid(scores[label] - scores[usable]).mean())
             number += 1
@@ -98,6 +98,21 @@ def test_bpr_on_halves_with_shared_negatives():
     torch.manual_seed(5)
     drawn = torch.randint(N, (30,)).unique()
     compared(made, batch, written_out(made, batch, "bpr", drawn))
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_items_that_the_student_leaves_out_are_no_negatives(shared):
+    made, batch = objective(Loss("bpr", arguments={"negatives": 30, "shared": shared})), batch_of()
+    torch.manual_seed(5)
+    drawn = torch.randint(N, (30,)).unique() if shared else torch.randint(N, (len(batch["label"]), 30))
+    rare = next(i for i in drawn.flatten().tolist() if i not in batch["label"].tolist())
+    made.student.bias.data[rare] = -torch.inf
+    torch.manual_seed(5)
+    loss = made(batch)["loss"]
+    assert torch.isfinite(loss)
+    made.student.bias.data[rare] = 0.0
+    kept = torch.where(drawn == rare, -1, drawn)
+    assert torch.allclose(loss, written_out(made, batch, "bpr", kept), atol=1e-5)
 
 
 def test_sampled_softmax_on_halves():
