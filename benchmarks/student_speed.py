@@ -46,7 +46,10 @@ PEER = Path(__file__).parent / "peers" / "bpr_speed.py"
 KEYS = ("per_second", "per_cpu_second")
 SHARED = 64  # negatives that the contexts of a batch share in BPR
 SETS: dict[str, Any] = {"order": "halves", "settings": {"decays": [10_000.0]}}
-CLASSIC: dict[str, Any] = {"order": "halves", "settings": {"decays": [10_000.0], "cosine": False, "scale": 1.0}}
+CLASSIC: dict[str, Any] = {
+    "order": "halves",
+    "settings": {"decays": [10_000.0], "cosine": False, "scale": 1.0, "dropout": 0.0, "item_dropout": 0.0},
+}
 SHARED_BPR = {"loss": Loss("bpr", arguments={"negatives": SHARED, "shared": True}), "negatives": SHARED}
 SAMPLED = {"loss": Loss("sampled_softmax", arguments={"negatives": 256}), "negatives": 0}
 WHOLE = {"loss": Loss("cross_entropy"), "negatives": 0}

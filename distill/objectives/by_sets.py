@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,13 +15,10 @@ from torch.nn.functional import softplus
 
 from distill.errors import UserError
 from distill.objectives.candidates import NOTHING, mean_over, mean_within
+from distill.objectives.dots import scores_of_pairs
 from distill.objectives.hard import bpr, cross_entropy, draw_items, sampled_softmax
 from distill.soft.target import SoftTarget
-from distill.windows.scatter import summed_by, summed_runs
 from distill.windows.seen import FEW
-
-DENSE = 24  # cells of the product of all queries and vectors that cost as much as gathering a pair's vectors
-BLOCK = 2**16  # numbers of the vectors that are gathered at once
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class SetScores:
         if table is None:
             found, items = items.unique(return_inverse=True)
             table, bias = self.rows(found), bias[found]
-        return _Pairs.apply(self.query, table.to(self.query.dtype), bias, row, items)
+        return scores_of_pairs(self.query, table.to(self.query.dtype), bias, row, items)
 
     def negative(self, items: Tensor) -> Tensor:
         """Which of the items (F, J) each label's user has nowhere."""
@@ -81,30 +78,6 @@ class SetScores:
     def against(self, scores: Tensor, own: Tensor) -> Tensor:
         """Mean over the labels of -log(e^own / (e^own + sum_c e^scores_c)), scores (S, C) being those of negatives."""
         return softplus(scores.logsumexp(-1).index_select(0, self.row) - own).mean()
-
-
-class _Pairs(torch.autograd.Function):
-    """q_row . table_item + bias_item, `row` ascending: picked from all scores, or from vectors gathered in blocks."""
-
-    @staticmethod
-    def forward(context: Any, query: Tensor, table: Tensor, bias: Tensor, row: Tensor, items: Tensor) -> Tensor:
-        context.save_for_backward(query, table, row, items)
-        out = bias.to(query.dtype).index_select(0, items)
-        if len(query) * len(table) <= DENSE * len(items):
-            return out.add_((query @ table.T).view(-1).index_select(0, row * len(table) + items))
-        step = max(1, BLOCK // max(1, query.shape[1]))
-        for first in range(0, len(items), step):
-            at = slice(first, first + step)
-            out[at] += table.index_select(0, items[at]).mul_(query.index_select(0, row[at])).sum(-1)
-        return out
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        query, table, row, items = context.saved_tensors
-        (gradient,) = gradients
-        of_bias = gradient.new_zeros(len(table)).index_add_(0, items, gradient)
-        of_query = summed_runs(row, table, len(query), items, gradient)
-        return of_query, summed_by(items, query, len(table), row, gradient), of_bias, None, None
 
 
 def cross_entropy_by_sets(scores: SetScores, target: SoftTarget, logit_adjustment: float = 0.0) -> Tensor:

@@ -34,8 +34,11 @@ def summed_by(
     return functional.embedding_bag(picked, source, starts, mode="sum", per_sample_weights=weight)
 
 
-def summed_runs(row: Tensor, source: Tensor, count: int, index: Tensor, weight: Tensor) -> Tensor:
-    """out[row_p] += weight_p * source[index_p] for each p, as (count, D); `row` (P,) ascends, so nothing is sorted."""
+def summed_runs(row: Tensor, source: Tensor, count: int, index: Tensor, weight: Tensor | None = None) -> Tensor:
+    """out[row_p] += weight_p * source[index_p] for each p, as (count, D); `row` (P,) ascends, so nothing is sorted.
+
+    Weights (P,) are ones where there are none.
+    """
     starts = torch.searchsorted(row, torch.arange(count, device=row.device))
     return functional.embedding_bag(index, source, starts, mode="sum", per_sample_weights=weight)
 

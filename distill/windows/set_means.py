@@ -20,20 +20,24 @@ def set_means(items: Tensor, row: Tensor, count: int, table: Tensor, dropped: fl
         table: Item vectors (N, D).
         dropped: Share of items left out at random; a set that would be empty stays whole.
     """
-    kept = torch.ones(len(items), dtype=table.dtype, device=table.device)
+    sizes = torch.bincount(row, minlength=count).to(table.dtype)
+    kept = None
     if dropped:
-        kept = (torch.rand_like(kept) >= dropped).to(kept.dtype)
-        remaining = kept.new_zeros(count).index_add_(0, row, kept)
-        kept = torch.where(remaining[row] > 0, kept, 1.0)
-    sizes = kept.new_zeros(count).index_add_(0, row, kept).clamp_min_(1.0)
-    return _Sums.apply(table, items, row, kept / sizes[row], count)
+        kept = (torch.rand(len(items), dtype=table.dtype, device=table.device) >= dropped).to(table.dtype)
+        remaining = torch.zeros_like(sizes).index_add_(0, row, kept)
+        empty = remaining == 0
+        if bool(empty.any()):
+            kept = torch.where(empty[row], 1.0, kept)
+            remaining = torch.where(empty, sizes, remaining)
+        sizes = remaining
+    return _Sums.apply(table, items, row, kept, count) / sizes.clamp_min(1.0)[:, None]
 
 
 class _Sums(torch.autograd.Function):
     """Weighted sums of rows by set; an embedding bag with a quicker way back to the table."""
 
     @staticmethod
-    def forward(context: Any, table: Tensor, items: Tensor, row: Tensor, weight: Tensor, count: int) -> Tensor:
+    def forward(context: Any, table: Tensor, items: Tensor, row: Tensor, weight: Tensor | None, count: int) -> Tensor:
         context.save_for_backward(items, row, weight)
         context.count = len(table)
         return summed_runs(row, table, count, items, weight)

@@ -199,7 +199,6 @@ def test_blocks_of_any_size_give_the_same(loss, monkeypatch):
     module, batch = objective(loss), in_windows(sequences(repeats=True))
     expected = step(module, batch)
     monkeypatch.setattr("distill.objectives.shared_sample.BLOCK", 1)
-    monkeypatch.setattr("distill.objectives.dots.BLOCK", 1)
     monkeypatch.setattr("distill.windows.pools.BLOCK", 1)
     assert_same(step(module, batch), expected)
 

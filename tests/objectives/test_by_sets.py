@@ -82,11 +82,8 @@ def test_cross_entropy_on_halves(name):
     compared(made, batch, written_out(made, batch, "softmax"))
 
 
-@pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize("negatives", [1, 4])
-def test_bpr_on_halves(monkeypatch, negatives, dense):
-    monkeypatch.setattr(by_sets, "DENSE", 1e9 if dense else 0)
-    monkeypatch.setattr(by_sets, "BLOCK", 100)
+def test_bpr_on_halves(negatives):
     made, batch = objective(Loss("bpr", arguments={"negatives": negatives})), batch_of()
     torch.manual_seed(5)
     drawn = torch.randint(N, (len(batch["label"]), negatives))
