@@ -13,6 +13,7 @@ from distill.windows.scatter import summed_by, summed_runs
 DENSE = 6  # cells of the product of all queries and vectors that cost as much as a pair
 BLOCK = 2**22  # numbers of the vectors that are gathered at once, where they have to be
 
+
 def scores_of(query: Tensor, table: Tensor, bias: Tensor, items: Tensor) -> Tensor:
     """q_b . row_i + bias_i for the items of each context, (B, J).
 
