@@ -26,6 +26,7 @@ from distill.export.calibration import calibration_histories
 from distill.export.encoder import folded_items, trace_encoder
 from distill.export.finetune import finetuned as tune
 from distill.export.gate import K, compare, gate_cases, overlap, table
+from distill.export.head_graph import write_heads
 from distill.export.kinds import is_pairwise, is_plain, student_graphs, width
 from distill.export.parts import GRAPHS, WHOLE
 from distill.export.scan_graph import write_exact
@@ -100,6 +101,7 @@ def build_bundle(config: Config, dataset: Dataset, trained: torch.nn.Module, fol
     user, user_files = write_user_side(folder, student, dataset)
     if user:
         user["overlap@10"] = check_users(student, loaded, dataset, config.export)
+    heads, head_files = write_heads(folder, student, loaded, dataset, config)
     about = write_bundle(
         folder,
         dataset,
@@ -109,9 +111,10 @@ def build_bundle(config: Config, dataset: Dataset, trained: torch.nn.Module, fol
         config.fit.max_length,
         min(config.export.k, dataset.n_items),
         parts,
-        [*others, *tables, *user_files],
+        [*others, *tables, *user_files, *head_files],
         getattr(student, "feature_statistics", dict)(),
         user,
+        heads,
     )
     sizes = {variant: entry["bytes"] for variant, entry in about["variants"].items()}
     say("exported " + ", ".join(f"{variant} {size / 1e6:.2f} MB" for variant, size in sizes.items()))

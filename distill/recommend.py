@@ -33,6 +33,7 @@ class Place:
     item_id: str
     title: str
     score: float
+    heads: dict[str, float]
 
 
 def recommend_command(arguments: list[str]) -> int:
@@ -48,8 +49,15 @@ def recommend_command(arguments: list[str]) -> int:
     bundle = Bundle.open(bundle_folder(chosen.folder), chosen.variant)
     history, user = asked_history(chosen, bundle)
     ids, scores = bundle.recommend_one(history, chosen.k, user=user)
+    values = {} if bundle.heads is None else bundle.predict([history], ids[None], None if user is None else user[None])
     places = [
-        Place(rank, bundle.items.ids[item], bundle.items.titles[item], float(score))
+        Place(
+            rank,
+            bundle.items.ids[item],
+            bundle.items.titles[item],
+            float(score),
+            {name: float(found[0, rank - 1]) for name, found in values.items()},
+        )
         for rank, (item, score) in enumerate(zip(ids, scores, strict=True), start=1)
         if item >= 0
     ]
@@ -169,10 +177,13 @@ def print_table(bundle: Bundle, history: np.ndarray, places: list[Place], answer
     else:
         console.print("no history: the most popular items, with their train interactions as scores", markup=False)
     table = Table(title=f"recommended ({bundle.variant})")
-    for name, side in (("rank", "right"), ("item id", "left"), ("title", "left"), ("score", "right")):
-        table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
+    heads = [] if bundle.heads is None else bundle.heads.names
+    left = ("item id", "title")
+    for name in ("rank", *left, "score", *heads):
+        table.add_column(escaped(name), justify="left" if name in left else "right", overflow="fold")
     for place in places:
-        table.add_row(str(place.rank), escaped(place.item_id), escaped(place.title), f"{place.score:.3f}")
+        values = [f"{place.heads[name]:.2f}" for name in heads]
+        table.add_row(str(place.rank), escaped(place.item_id), escaped(place.title), f"{place.score:.3f}", *values)
     console.print(table)
 
 
@@ -182,7 +193,9 @@ def print_json(bundle: Bundle, history: np.ndarray, places: list[Place], answers
         "variant": bundle.variant,
         "source": "student" if len(history) else "popularity and attributes" if answers else "popularity",
         "history": [{"item_id": bundle.items.ids[item], "title": bundle.items.titles[item]} for item in history],
-        "recommendations": [vars(place) for place in places],
+        "recommendations": [
+            {name: value for name, value in vars(place).items() if name != "heads" or value} for place in places
+        ],
     }
     print(json.dumps(answer, indent=2, ensure_ascii=False))
 

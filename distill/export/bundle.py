@@ -80,6 +80,7 @@ def write_bundle(
     others: Sequence[Path] = (),
     features: Mapping[str, Any] | None = None,
     user: Mapping[str, Any] | None = None,
+    heads: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes items.json and bundle.json beside model files that are there already.
 
@@ -95,6 +96,7 @@ def write_bundle(
         others: Further files that belong to the bundle.
         features: Statistics of the features that the student reads, where it reads any.
         user: What it knows of users besides histories, see `distill.export.users`; without any the key is left out.
+        heads: Its further heads, see `distill.export.head_graph`; likewise.
 
     Returns:
         What bundle.json says.
@@ -150,5 +152,7 @@ def write_bundle(
     if user:
         about["user"] = dict(user)
         about["inputs"]["user"] = "float32 (batch, dim), added to the query; may be left out"
+    if heads:
+        about["heads"] = dict(heads)
     write_json(folder / BUNDLE, about)
     return about

@@ -45,5 +45,9 @@ class ExactGraph:
 
     def search(self, history: np.ndarray, seen: np.ndarray, k: int, user: np.ndarray | None = None) -> Found:
         """The same, with what is known of each list."""
-        query = self.session.run(["query"], {"history": history})[0]
-        return self.index.search(query if user is None else query + user, k, seen)
+        return self.index.search(self.query(history, user), k, seen)
+
+    def query(self, history: np.ndarray, user: np.ndarray | None = None) -> np.ndarray:
+        """Queries float32 (B, D); arguments as in `Graph.top`."""
+        query: np.ndarray = self.session.run(["query"], {"history": history})[0]
+        return query if user is None else query + user

@@ -15,6 +15,7 @@ import numpy as np
 from distill.errors import UserError
 from distill.serving.catalogue import Catalogue
 from distill.serving.exact import VARIANT, ExactGraph
+from distill.serving.heads import HeadGraph
 from distill.serving.scan_files import ENCODER
 from distill.serving.session import Graph
 from distill.serving.users import UserInputs, tilted_popularity
@@ -34,6 +35,7 @@ class Bundle:
         items: Ids, titles and popularity of the items.
         graph: The loaded graph.
         users: What it knows of users, of a student with a user side; else None.
+        heads: What it says of items besides their rank, of a student with further heads; else None.
     """
 
     about: dict[str, Any]
@@ -41,6 +43,7 @@ class Bundle:
     items: Catalogue
     graph: Graph | ExactGraph
     users: UserInputs | None = None
+    heads: HeadGraph | None = None
 
     @classmethod
     def open(cls, folder: str | Path, variant: str = "", threads: int = 1) -> Bundle:
@@ -67,13 +70,18 @@ class Bundle:
         users = None
         if about.get("user"):
             users = UserInputs.read(about["user"], lambda name: checked(folder, name, about["files"]))
+        heads = None
+        if about.get("heads"):
+            content = checked(folder, about["heads"]["file"], about["files"])
+            heads = HeadGraph(content, about["heads"]["names"], threads)
         if variant == VARIANT:
             checked(folder, about["items"], about["files"])
             exact = ExactGraph.open(folder, about["files"], threads)
-            return cls(about, variant, Catalogue.read(folder / about["items"]), exact, users)
+            return cls(about, variant, Catalogue.read(folder / about["items"]), exact, users, heads)
         model_name, items_name = about["variants"][variant]["file"], about["items"]
         model, _ = (checked(folder, name, about["files"]) for name in (model_name, items_name))
-        return cls(about, variant, Catalogue.read(folder / items_name), Graph(model, about["n_items"], threads), users)
+        graph = Graph(model, about["n_items"], threads)
+        return cls(about, variant, Catalogue.read(folder / items_name), graph, users, heads)
 
     @cached_property
     def n_items(self) -> int:
@@ -163,6 +171,41 @@ class Bundle:
                 ids, scores = _widened(ids, scores, k)
             return ids[0], scores[0]
         return self._popular(masked[0], k)
+
+    def predict(
+        self, histories: Histories, items: np.ndarray, users: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """What the student's further heads say of some items: ratings, probabilities of clicks or likes.
+
+        A user's own level (how high this user rates on average) isn't part of it: values are those of an average user.
+
+        Args:
+            histories: Item indices of each history, as in `recommend`.
+            items: Item indices int64 (B, K), such as `recommend` gives; -1 for none.
+            users: What is known of each user, as in `recommend`.
+
+        Returns:
+            Values float32 (B, K) by name of the head, nan at -1.
+
+        Raises:
+            UserError: The student has no heads, an index is out of range, or the shapes don't fit.
+        """
+        if self.heads is None:
+            raise UserError(
+                "This bundle's student has no heads beside the ranking. Train it with a section 'heads', see "
+                "docs/students.md#heads."
+            )
+        items = np.asarray(items, np.int64)
+        if items.ndim != 2 or len(items) != len(histories):
+            raise UserError(f"Items have the shape {items.shape}, expected ({len(histories)}, K): a row a history.")
+        if items.size and not -1 <= items.min() <= items.max() < self.n_items:
+            raise UserError(f"Items hold {items.min()} to {items.max()}; expected 0 to {self.n_items - 1}, or -1.")
+        if not items.size:
+            return {name: np.empty(items.shape, np.float32) for name in self.heads.names}
+        history = np.ascontiguousarray(self._rectangle(histories, "history")[:, -self.max_length :])
+        known = None if users is None else self._known(users, len(history))[0]
+        values = self.heads.values(self.graph.query(history, known), items)
+        return {name: values[..., number] for number, name in enumerate(self.heads.names)}
 
     @property
     def answers_empty(self) -> bool:

@@ -80,6 +80,18 @@ class Graph:
         parts = [self.session.run(OUTPUTS, {"history": history[p], "seen": seen[p], "k": length}) for p in pieces]
         return np.concatenate([ids for ids, _ in parts]), np.concatenate([scores for _, scores in parts])
 
+    def query(self, history: np.ndarray, user: np.ndarray | None = None) -> np.ndarray:
+        """Queries float32 (B, D) of histories (B, L), of a student that ranks by a dot product; as in `top`."""
+        feed = {"history": history, "seen": np.empty((len(history), 0), np.int64), "k": np.ones(1, np.int64)}
+        if user is not None:
+            feed["user"] = user
+        rows = max(1, SCORES_AT_ONCE // (self.n_items + 1))
+        parts = []
+        for start in range(0, len(history), rows):
+            piece = {name: value if name == "k" else value[start : start + rows] for name, value in feed.items()}
+            parts.append(self.session.run(["query"], piece)[0])
+        return np.concatenate(parts)
+
     def _top_of_users(
         self, history: np.ndarray, seen: np.ndarray, k: np.ndarray, user: np.ndarray, rows: int
     ) -> tuple[np.ndarray, np.ndarray]:
