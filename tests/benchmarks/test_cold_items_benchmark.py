@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.cold_baselines import at_random, by_category, category_matrix, neighbours, raised
-from benchmarks.cold_items import balance, lists, markdown, recall, with_latest
+from benchmarks.cold_items import LEVELS, balance, highest, lists, markdown, recall, with_latest
 from distill.ask import contexts_of
 from distill.contracts.worlds import checkerboard, share_in_own_half
 from distill.data.attributes import Attributes
@@ -104,6 +104,24 @@ def test_figures_of_a_scorer_that_knows_and_of_one_that_does_not():
     assert cold[among[among >= 0]].all() and recall(among, cases, cold) == 1.0
     up = lists(raised(knows, cold, 9.0), cases)
     assert cold[up[:, 0]].all() and not cold[ranked[:, 0]].all() and recall(up, cases, cold) == 1.0
+
+
+def test_cold_items_are_raised_as_far_as_the_others_allow():
+    world = held_out_world()
+    cases, cold = cases_of(world, VALID), world.popularity == 0
+    table = torch.rand(world.n_users, 24, generator=torch.Generator().manual_seed(3))
+
+    def score(batch):
+        return table[torch.from_numpy(batch.user)]
+
+    def of_others(level):
+        return recall(lists(raised(score, cold, float(level)), cases), cases, ~cold)
+
+    least = of_others(0.5)
+    found = highest(score, cases, cold, least)
+    assert 0.5 <= found < LEVELS[-1] and of_others(found) >= least
+    assert all(of_others(level) < least for level in LEVELS[LEVELS > found])
+    assert highest(score, cases, cold, 2.0) == LEVELS[0], "what can't be reached"
 
 
 def test_the_table_has_means_and_deviations():
