@@ -295,7 +295,8 @@ def trained(world: World, name: str, settings: Mapping[str, Any]) -> Scorer:
 def markdown(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """Lines of a Markdown table: means over seeds, ± their deviation."""
     lines = [
-        "| model | held-out items, full catalogue | among held-out items | other items | all | held-out, others as text |",
+        "| model | held-out items, full catalogue | among held-out items | other items | all "
+        "| held-out, others as text |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for name, rows in found.items():

@@ -120,7 +120,7 @@ def test_cold_items_are_raised_as_far_as_the_others_allow():
     least = of_others(0.5)
     found = highest(score, cases, cold, least)
     assert 0.5 <= found < LEVELS[-1] and of_others(found) >= least
-    assert all(of_others(level) < least for level in LEVELS[LEVELS > found])
+    assert all(of_others(level) < least for level in LEVELS[found < LEVELS])
     assert highest(score, cases, cold, 2.0) == LEVELS[0], "what can't be reached"
 
 
