@@ -72,5 +72,6 @@ def compile_errors_said(compiled: bool, label: str) -> Iterator[None]:
     try:
         yield
     except (TorchDynamoException, CppCompileError, InvalidCxxCompiler) as error:
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"{label}: torch.compile failed ({first.strip()[:300]}). Mend that, {MEND}") from error
+        said = [line.strip() for line in str(error).splitlines()]
+        first = next((line for line in said if line and not line.endswith("raised:")), type(error).__name__)
+        raise UserError(f"{label}: torch.compile failed ({first[:300]}). Mend that, {MEND}") from error

@@ -49,7 +49,7 @@ def test_a_failed_compilation_is_told_and_other_errors_are_left_alone():
 
     told = pytest.raises(UserError, match=r"student: torch\.compile failed \(no can do\).*fit\.compile=false")
     with told, compile_errors_said(True, "student"):
-        raise TorchDynamoException("\nno can do\nand more")
+        raise TorchDynamoException("\nbackend='inductor' raised:\nno can do\nand more")
     with pytest.raises(RuntimeError, match="else"), compile_errors_said(True, "student"):
         raise RuntimeError("something else")
     with pytest.raises(TorchDynamoException), compile_errors_said(False, "student"):
