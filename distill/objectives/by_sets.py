@@ -77,7 +77,7 @@ class SetScores:
 
     def against(self, scores: Tensor, own: Tensor) -> Tensor:
         """Mean over the labels of -log(e^own / (e^own + sum_c e^scores_c)), scores (S, C) being those of negatives."""
-        return softplus(scores.logsumexp(-1).index_select(0, self.row) - own).mean()
+        return softplus(scores.logsumexp(-1).index_select(0, self.row) - own).sum() / max(1, len(own))
 
 
 def cross_entropy_by_sets(scores: SetScores, target: SoftTarget, logit_adjustment: float = 0.0) -> Tensor:

@@ -124,7 +124,7 @@ class Windows:
     def _repeats(self, epoch: int) -> np.ndarray | None:
         """Which events repeat an earlier one of the same user, bool (E,); None where no order has any."""
         if "any" not in self._again:
-            self._again["any"] = _repeated(self.lists, self.lists.items)
+            self._again["any"] = repeated(self.lists, self.lists.items)
         first = self._again["any"]
         if not first.any():
             return None
@@ -133,7 +133,7 @@ class Windows:
         key = str(epoch)
         if key not in self._again:
             self._again.clear()
-            self._again.update({"any": first, key: _repeated(self.lists, self._items(epoch))})
+            self._again.update({"any": first, key: repeated(self.lists, self._items(epoch))})
         return self._again[key]
 
 
@@ -144,7 +144,7 @@ def drawn(rows: np.ndarray, mean: float, size: int, seed: int, epoch: int, most:
     return np.array_split(order + epoch * total, max(1, round(len(order) * mean / size)))
 
 
-def _repeated(lists: Lists, items: np.ndarray) -> np.ndarray:
+def repeated(lists: Lists, items: np.ndarray) -> np.ndarray:
     """Which events (E,) repeat an earlier one of the same row."""
     again = np.ones(len(items), dtype=bool)
     if len(items):

@@ -7,18 +7,21 @@ answers for half of a user's items, so an epoch costs what its scores cost and l
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from distill.data.ragged import Lists
 from distill.job import Batch
-from distill.windows.cut import drawn
+from distill.windows.cut import drawn, repeated
 
 
 @dataclass(frozen=True)
 class Halves:
     """The two halves of each user's events, drawn anew in every epoch.
+
+    Where a user's events may repeat, those with an item of the own history are no labels: they have been seen.
 
     Attributes:
         lists: A row a user: items.
@@ -39,7 +42,7 @@ class Halves:
 
     @property
     def contexts(self) -> int:
-        """Labels of an epoch: all events of users with two or more."""
+        """Labels of an epoch: all events of users with two or more, repeated ones among them."""
         counts = self.lists.lengths
         return int(counts[counts > 1].sum())
 
@@ -86,8 +89,14 @@ class Halves:
             start = self.lists.indptr[:-1][self.lists.lengths > 1]
             second[start] = 1 - second[start + 1]  # so that neither half is empty
             whole = self._parted(second)
-            self._drawn[epoch] = _cut(whole, self.length, random), whole
+            asked = whole if self._distinct else _unseen(whole, self.n_items)
+            self._drawn[epoch] = _cut(whole, self.length, random), asked
         return self._drawn[epoch]
+
+    @cached_property
+    def _distinct(self) -> bool:
+        """Whether no user has an item twice."""
+        return not repeated(self.lists, self.lists.items).any()
 
     def _parted(self, second: np.ndarray) -> Lists:
         """The events by half and user, without sorting."""
@@ -96,6 +105,15 @@ class Halves:
         first = self.lists.indptr - before
         items = np.concatenate([self.lists.items[~in_second], self.lists.items[in_second]])
         return Lists(np.concatenate([first, first[-1] + before[1:]]), items)
+
+
+def _unseen(halves: Lists, n_items: int) -> Lists:
+    """The halves u and U + u of each user u, each without what stands in the other one too."""
+    row = halves.row_numbers()
+    key, other = (number * n_items + halves.items for number in (row, (row + len(halves) // 2) % len(halves)))
+    kept = ~np.isin(other, key)
+    counts = np.bincount(row[kept], minlength=len(halves))
+    return Lists(np.concatenate([[0], np.cumsum(counts)]), halves.items[kept])
 
 
 def _cut(lists: Lists, length: int, random: np.random.Generator) -> Lists:

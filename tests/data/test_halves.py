@@ -69,3 +69,16 @@ def test_a_batch_is_int64():
     halves = Halves(lists(), 50, 100)
     batch = halves.batch(halves.batches(100, 0, 0)[0])
     assert {values.dtype for values in batch.values()} == {torch.int64}
+
+
+def test_an_item_of_the_own_history_is_no_label():
+    repeats = Lists(np.array([0, 6, 9, 11], np.int64), np.array([1, 2, 1, 3, 1, 4, 5, 5, 5, 6, 7], np.int32))
+    halves, seen = Halves(repeats, 10, 100), set()
+    for epoch in range(20):
+        for user, read, asked in parts_of(halves, epoch, size=100):
+            assert not set(read) & set(asked)
+            whole = repeats[user].tolist()
+            left = sorted(i for i in whole if i not in read)
+            assert sorted(asked) == left, "nothing else is left out"
+            seen.update((user, i) for i in asked)
+    assert {(0, 2), (0, 3), (0, 4), (2, 6), (2, 7)} <= seen and (1, 5) not in seen

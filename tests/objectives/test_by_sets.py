@@ -163,6 +163,16 @@ def test_losses_without_a_form_are_refused():
         objective(Loss("bce"))(batch_of())
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "sampled_softmax", "bpr"])
+def test_a_batch_without_labels_costs_nothing(loss):
+    made, batch = objective(Loss(loss)), batch_of()
+    none = {**batch, "label": batch["label"][:0], "label_row": batch["label_row"][:0]}
+    found = made(none)["loss"]
+    assert float(found.detach()) == 0.0
+    found.backward()
+    assert all(p.grad is None or bool(torch.isfinite(p.grad).all()) for p in made.parameters())
+
+
 def test_sets_are_read_as_a_history_that_forgets_nothing():
     student, batch = objective(Loss("bpr")).student.eval(), batch_of()
     found = student.encode_sets(batch["history"], batch["set_row"], len(batch["user"]))
