@@ -83,7 +83,7 @@ class SASRecSmall(TableStudent):
         item_dropout: float = 0.05,
         tied: bool = True,
         text: TextUse = "init",
-        start: Start = "random",
+        start: Start = "events",
         buckets: int = 0,
         cold: bool = False,
         id_dropout: float = 0.5,

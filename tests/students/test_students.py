@@ -84,7 +84,8 @@ def test_a_checkerboard_is_learned_with_other_settings(tmp_path, settings):
 
 @pytest.mark.parametrize("name", SEQUENTIAL)
 def test_students_that_read_the_order_learn_a_ring(tmp_path, name):
-    student = trained(tmp_path, name, dataset=ring(), epochs=12, tied=False)
+    # What users chose together lies all around the ring: a start from it is further away than chance.
+    student = trained(tmp_path, name, dataset=ring(), epochs=12, tied=False, start="random")
     with torch.no_grad():
         best = scores(student, torch.arange(N)[:, None]).argmax(1)
         longer = scores(student, (torch.arange(N)[:, None] + torch.arange(4)) % N).argmax(1)
