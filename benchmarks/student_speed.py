@@ -44,6 +44,7 @@ from students.checkpoint import build_student
 
 PEER = Path(__file__).parent / "peers" / "bpr_speed.py"
 KEYS = ("per_second", "per_cpu_second")
+LARGE = 65_536
 SHARED = 64  # negatives that the contexts of a batch share in BPR
 SETS: dict[str, Any] = {"order": "halves", "settings": {"decays": [10_000.0]}}
 CLASSIC: dict[str, Any] = {
@@ -58,6 +59,13 @@ CASES: dict[str, dict[str, Any]] = {
         "student": "mf",
         "loss": Loss("bpr"),
         "negatives": 1,
+        **CLASSIC,
+    },
+    f"mf on halves, plain products, bpr, 1 negative, batches of {LARGE:,}": {
+        "student": "mf",
+        "loss": Loss("bpr"),
+        "negatives": 1,
+        "batch": LARGE,
         **CLASSIC,
     },
     f"mf on halves, bpr, {SHARED} shared negatives": {"student": "mf", **SHARED_BPR, **SETS},
@@ -96,7 +104,7 @@ def make_job(lists: Lists, n_items: int, case: dict[str, Any], options: argparse
         raise SystemExit(f"{case['student']} has no rows to read one by one")
     return Job(
         model=objective,
-        batches=lambda epoch: windows.batches(options.batch, 0, epoch),
+        batches=lambda epoch: windows.batches(case.get("batch", options.batch), 0, epoch),
         collate=windows.batch,
         epochs=epochs,
         learning_rate=5e-3,

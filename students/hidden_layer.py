@@ -1,4 +1,4 @@
-"""A hidden layer over many rows at once, in blocks that stay in a core's cache."""
+"""A hidden layer over many rows at once, in blocks that stay in the cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-BLOCK = 1024  # rows; at 192 inputs and 128 hidden units they and what is made of them fit a second-level cache
+BLOCK = 4096  # rows; a quarter of it took a quarter more time, with one thread and with two
 FEW = 1024  # rows up to which the layers are computed as they stand
 
 

@@ -1,4 +1,4 @@
-"""Losses against one sample of items for the whole batch: scores and gradients in blocks that stay in a core's cache.
+"""Losses against one sample of items for the whole batch: scores and gradients in blocks that stay in the cache.
 
 A matrix of scores of all contexts is never laid out. The mean over contexts is taken inside, so that the gradients of a
 block are finished when its scores are.
@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 
 from distill.objectives.candidates import NOTHING
 
-BLOCK = 2**17  # scores of a block: half a megabyte
+BLOCK = 2**19  # scores of a block: two megabytes
 FAR = -80.0  # below the best score of a context; e^x is several times slower to compute where it underflows
 
 # Scores (P, C), own scores (P,) and weights of the contexts (P,) to the losses (P,) and their gradients by the own

@@ -1,4 +1,4 @@
-"""Decayed means of all contexts of windows, each from the one before, in blocks that stay in a core's cache."""
+"""Decayed means of all contexts of windows, each from the one before, in blocks that stay in the cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 from distill.windows.noise import is_large, kept_
 from distill.windows.scatter import summed_by
 
-BLOCK = 2**17  # numbers that a block of places holds: half a megabyte
+BLOCK = 2**19  # numbers that a block of places holds: two megabytes
 
 
 def window_pools(
