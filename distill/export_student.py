@@ -101,7 +101,9 @@ def build_bundle(config: Config, dataset: Dataset, trained: torch.nn.Module, fol
     user, user_files = write_user_side(folder, student, dataset)
     if user:
         user["overlap@10"] = check_users(student, loaded, dataset, config.export)
-    heads, head_files = write_heads(folder, student, loaded, dataset, config)
+    cases = gate_cases(cases_of(dataset, VALID))
+    asked = contexts_of(cases).batch(np.arange(len(cases)), config.fit.max_length).history
+    heads, head_files = write_heads(folder, student, loaded, asked)
     about = write_bundle(
         folder,
         dataset,

@@ -12,14 +12,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.nn.functional import embedding
 
-from distill.ask import contexts_of
-from distill.config import Config
-from distill.data.dataset import VALID, Dataset
 from distill.errors import UserError
 from distill.export.bundle import write_model
 from distill.export.encoder import IR_VERSION, OPSET
-from distill.export.gate import FLOAT32, gate_cases
-from distill.ranking.cases import cases_of
+from distill.export.gate import FLOAT32
 from distill.serving.heads import HEADS, HeadGraph
 
 ITEMS_EACH = 10  # items whose values are compared, for each history
@@ -86,7 +82,7 @@ def head_graph(student: Any) -> onnx.ModelProto:
 
 
 def write_heads(
-    folder: Path, student: Any, graphs: Mapping[str, Any], dataset: Dataset, config: Config
+    folder: Path, student: Any, graphs: Mapping[str, Any], histories: np.ndarray
 ) -> tuple[dict[str, Any], list[Path]]:
     """Writes a student's heads beside its model files and compares them with torch.
 
@@ -94,8 +90,7 @@ def write_heads(
         folder: The bundle's.
         student: In evaluation mode.
         graphs: Its loaded variants.
-        dataset: Its data.
-        config: Of the run.
+        histories: On which both are asked (Q, L), padded on the left with N.
 
     Returns:
         The entry `heads` of bundle.json and the files, {} and [] for a student that has none.
@@ -109,7 +104,7 @@ def write_heads(
     write_model(head_graph(student), path)
     names = list(student.heads.settings)
     loaded = HeadGraph(path.read_bytes(), names)
-    errors = compared(student, graphs, loaded, dataset, config.fit.max_length)
+    errors = compared(student, graphs, loaded, histories)
     for variant, found in errors.items():
         for name, error in found.items():
             if not error <= MOST_ERROR[variant in FLOAT32]:
@@ -124,21 +119,19 @@ def write_heads(
 
 @torch.no_grad()
 def compared(
-    student: Any, graphs: Mapping[str, Any], heads: HeadGraph, dataset: Dataset, max_length: int
+    student: Any, graphs: Mapping[str, Any], heads: HeadGraph, histories: np.ndarray
 ) -> dict[str, dict[str, float]]:
     """Mean |file - torch| of each head in standard deviations of torch's values, by variant and head.
 
-    Some items each are asked for, on validation histories and without what is known of users.
+    Some items each are asked for, drawn at random, without what is known of users.
     """
-    cases = gate_cases(cases_of(dataset, VALID))
-    history = contexts_of(cases).batch(np.arange(len(cases)), max_length).history
-    items = np.random.default_rng(0).integers(dataset.n_items, size=(len(history), ITEMS_EACH))
-    query = student.encode(torch.from_numpy(history)).repeat_interleave(ITEMS_EACH, 0)
+    items = np.random.default_rng(0).integers(student.n_items, size=(len(histories), ITEMS_EACH))
+    query = student.encode(torch.from_numpy(histories)).repeat_interleave(ITEMS_EACH, 0)
     chosen = torch.from_numpy(items.ravel())
     vectors, nobody = embedding(chosen, student.item_table()), torch.full_like(chosen, -1)
     found: dict[str, dict[str, float]] = {variant: {} for variant in graphs}
     for variant, graph in graphs.items():
-        values = heads.values(graph.query(history), items)
+        values = heads.values(graph.query(histories), items)
         for number, (name, about) in enumerate(student.heads.settings.items()):
             wanted = student.heads(name, query, vectors, chosen, nobody)
             wanted = (wanted if about["least"] is None else wanted.sigmoid()).numpy()
