@@ -120,12 +120,32 @@ def make_run(folder: Path, variants: tuple[str, ...] = ("fp32", "int8"), max_len
         fit=Fit(max_length=max_length),
         source="configs/sample.yaml",
     )
-    vectors = torch.randn(N_ITEMS, 96, generator=torch.Generator().manual_seed(1))
-    student = HybridCF(N_ITEMS, dim=32, item_vectors=vectors).eval()
-    run_stage(config.folder / "data", {}, [], lambda path: dataset_for(student).write(path))
+    student = HybridCF(N_ITEMS, dim=32, item_vectors=text_vectors()).eval()
+    write_stages(config, dataset_for(student), student)
+    return config
+
+
+def text_vectors() -> Tensor:
+    """The text vectors of the run's items."""
+    return torch.randn(N_ITEMS, 96, generator=torch.Generator().manual_seed(1))
+
+
+def write_stages(config: Config, dataset: Dataset, student: nn.Module, names: tuple[str, ...] = ("student",)) -> None:
+    """Writes the stage `data` and a student of `make_run`, as it is or extended, under each of the names."""
+    settings = {"extensions": sorted(getattr(student, "extensions", {}))}
+    run_stage(config.folder / "data", settings, [], dataset.write)
 
     def save(path: Path) -> None:
-        save_student(path, "hybrid_cf", {"dim": 32}, N_ITEMS, student.state_dict(), vectors)
+        weights, extensions = student.state_dict(), getattr(student, "extensions", {})
+        save_student(path, "hybrid_cf", {"dim": 32}, N_ITEMS, weights, text_vectors(), extensions)
 
-    run_stage(config.folder / "student", {}, [config.folder / "data"], save)
-    return config
+    for name in names:
+        run_stage(config.folder / name, settings, [config.folder / "data"], save)
+
+
+@torch.no_grad()
+def at_random(module: nn.Module, deviation: float) -> None:
+    """Draws all weights of a part at random, as after a training in which they came to matter."""
+    generator = torch.Generator().manual_seed(2)
+    for weight in module.parameters():
+        weight.copy_(deviation * torch.randn(weight.shape, generator=generator))

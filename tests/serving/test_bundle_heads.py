@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from export_samples import make_run
+from export_samples import at_random, make_run, write_stages
 
 from distill.config import Head
 from distill.data.dataset import Dataset
@@ -16,10 +16,9 @@ from distill.export_student import main
 from distill.extensions import extended
 from distill.recipes import STUDENT
 from distill.recommend import recommend_command
-from distill.runs import run_stage
 from distill.serving.heads import HEADS
 from distill.serving.runtime import Bundle
-from students.checkpoint import load_student, save_student
+from students.checkpoint import load_student
 
 
 @pytest.fixture(scope="module")
@@ -31,18 +30,8 @@ def run(tmp_path_factory):
     rng = np.random.default_rng(1)
     dataset = dataclasses.replace(dataset, weights=rng.integers(1, 6, len(dataset.items)).astype(np.float32))
     student = extended(load_student(config.folder / STUDENT), config, dataset)
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for weight in student.heads.parameters():
-            weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
-    text = torch.randn(dataset.n_items, 96, generator=torch.Generator().manual_seed(1))
-    run_stage(config.folder / "data", {"rated": True}, [], dataset.write)
-
-    def save(path):
-        settings = {"dim": 32}
-        save_student(path, "hybrid_cf", settings, dataset.n_items, student.state_dict(), text, student.extensions)
-
-    run_stage(config.folder / STUDENT, {"heads": True}, [config.folder / "data"], save)
+    at_random(student.heads, 0.3)
+    write_stages(config, dataset, student)
     main(config)
     return config
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from export_samples import make_run
+from export_samples import at_random, make_run, write_stages
 
 from distill.ask import row_scorer
 from distill.benchmark import exported, student_scorer
@@ -22,9 +22,8 @@ from distill.ranking.cases import cases_of
 from distill.ranking.evaluator import rank
 from distill.recipes import CONTROL, STUDENT
 from distill.recommend import recommend_command
-from distill.runs import run_stage
 from distill.serving.runtime import Bundle
-from students.checkpoint import load_student, save_student
+from students.checkpoint import load_student
 from students.protocol import scores
 
 
@@ -51,19 +50,8 @@ def run(tmp_path_factory):
     dataset = described(Dataset.read(config.folder / "data"))
     core = load_student(config.folder / "student")
     student = extended(core, config, dataset)
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for weight in student.user_side.parameters():
-            weight.copy_(0.1 * torch.randn(weight.shape, generator=generator))
-    text = torch.randn(dataset.n_items, 96, generator=torch.Generator().manual_seed(1))
-    run_stage(config.folder / "data", {"described": True}, [], dataset.write)
-
-    def save(path):
-        weights = student.state_dict()
-        save_student(path, "hybrid_cf", {"dim": 32}, dataset.n_items, weights, text, student.extensions)
-
-    for name in (STUDENT, CONTROL):
-        run_stage(config.folder / name, {"users": True}, [config.folder / "data"], save)
+    at_random(student.user_side, 0.1)
+    write_stages(config, dataset, student, (STUDENT, CONTROL))
     main(config)
     return config
 
